@@ -101,7 +101,7 @@ def faults(seen: dict[str, Any], *, dark: bool) -> Iterator[str]:
     if seen["contrast"] < 7:
         yield f"text has a contrast of {seen['contrast']:.1f} only"
     if seen["unnamed"]:
-        yield f"{seen['unnamed']} images have no text for those who do not see them"
+        yield f"has images without a text for those who do not see them: {seen['unnamed']}"
     yield from (f"the image {url} is not shown" for url in seen["broken"])
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+from signatures import class_line, fenced, signature
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
 PACKAGES = ("bridge_core", "bridge_torch", "bridge_flax")
-WIDTH = 100
 
 HEAD = """# Python reference
 
@@ -40,12 +40,14 @@ class Room:
         title: What the page is about, in a few words.
         without: Names that the rooms of ckptbridge use among themselves.
         more: Modules whose functions the page has, too.
+        also: Names of other packages that the page has, too: (package, name).
     """
 
     module: str
     title: str
     without: str = ""
     more: tuple[str, ...] = ()
+    also: tuple[tuple[str, str], ...] = ()
 
     @property
     def page(self) -> str:
@@ -54,7 +56,16 @@ class Room:
 
 
 ROOMS = (
-    Room("bridge_core", "convert, plan, open, save, rules"),
+    Room(
+        "bridge_core",
+        "convert, plan, open, save, rules",
+        also=(
+            ("bridge_core.rules.options", "Options"),
+            ("bridge_core.transfer", "Comparison"),
+            ("bridge_core.io", "parse_json"),
+            ("bridge_core.io", "SourceFolder"),
+        ),
+    ),
     Room("bridge_core.errors", "what every error and warning holds", without="about_tensor"),
     Room("bridge_torch", "PyTorch: live models and state dicts"),
     Room("bridge_flax", "Flax and JAX: live models, variables and templates"),
@@ -137,6 +148,11 @@ class Reference:
             for name in public_names(room.module):
                 if name not in room.without.split():
                     self._entries[defined_at(room.module, name)] = (room.page, f"{room.module}.{name}", name)
+            for module, name in room.also:
+                path = (
+                    f"{module}.{name}" if module.count(".") == 1 else name
+                )  # rooms are seen through packages
+                self._entries[defined_at(module, name)] = (room.page, path, name)
 
     def pages(self) -> dict[str, str]:
         """Return the text of each page."""
@@ -148,6 +164,7 @@ class Reference:
                 if name not in room.without.split():
                     place = defined_at(room.module, name)
                     (own if self._entries[place][0] == room.page else other).append((name, place))
+            own += [(name, defined_at(module, name)) for module, name in room.also]
             for module in room.more:
                 functions = [found.name for found in self._at(module).functions.values()]
                 own += [(name, f"{module}.{name}") for name in functions]
@@ -167,7 +184,7 @@ class Reference:
     def _line(self, name: str, place: str, page: str) -> str:
         page, _, name = self._entries.get(place, (page, "", name))
         summary = self._prose(summary_of(self._at(place)), page="README.md")
-        return f"[`{name}`]({page}#{name.lower()}): {summary}"
+        return f"[`{name}`]({page}#{name.lower()}){': ' if summary else ''}{summary}"
 
     def _page(self, room: Room, own: list[tuple[str, str]], other: list[tuple[str, str]]) -> str:
         parts = [f"# {room.module}"]
@@ -182,7 +199,8 @@ class Reference:
             parts.append("Described on other pages:")
             parts.append("\n".join(lines))
         for name, place in own:
-            parts += [f"## {name}", *self._entry(self._at(place), f"{room.module}.{name}", room.page)]
+            path = self._entries[place][1] if place in self._entries else f"{room.module}.{name}"
+            parts += [f"## {name}", *self._entry(self._at(place), path, room.page)]
         return "\n\n".join(parts) + "\n"
 
     def _entry(self, found: Any, path: str, page: str) -> Iterator[str]:
@@ -264,15 +282,15 @@ class Reference:
 
     def _prose(self, text: str, page: str) -> str:
         """Return a paragraph, with names in code, linked to their entries where they have one."""
-        parts = re.split(r"(``.+?``|`[^`\n]+`)", text)
+        parts = re.split(r"(``.+?``|`[^`]+`)", text, flags=re.DOTALL)
         shown = []
         for part in parts:
             if part.startswith("``"):
-                shown.append(f"`{part[2:-2]}`")
+                shown.append(f"`{' '.join(part[2:-2].split())}`")
             elif part.startswith("`"):
                 shown.append(self._linked(part.strip("`"), page))
             else:
-                shown.append(re.sub(r"(?<!\\)([*_<])(?=\S)", r"\\\1", part))
+                shown.append(re.sub(r"(?<!\\)([*<]|(?<!\w)_)(?=\S)", r"\\\1", part))
         return "".join(shown)
 
     def _linked(self, name: str, page: str) -> str:
@@ -304,63 +322,6 @@ def summary_of(found: Any) -> str:
     """Return the first sentence of a docstring, in one line."""
     text = found.docstring.value if found.docstring else ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-def fenced(language: str, text: str) -> str:
-    """Return a block of code."""
-    return f"```{language}\n{text.rstrip()}\n```"
-
-
-def class_line(found: Any, name: str) -> str:
-    """Return how a class is made, or whose subclass it is."""
-    bases = [str(base) for base in found.bases if str(base) not in ("Protocol", "object")]
-    if any(str(decorator.value).startswith("dataclass") for decorator in found.decorators):
-        fields = [
-            member
-            for member in found.members.values()
-            if member.is_attribute
-            and "instance-attribute" in member.labels
-            and member.annotation
-            and not member.name.startswith("_")
-            and "property" not in member.labels
-        ]
-        items = [
-            f"{field.name}: {field.annotation}" + (f" = {field.value}" if field.value is not None else "")
-            for field in fields
-        ]
-        return wrapped(f"class {name}", items, "")
-    if "__init__" in found.members and found.members["__init__"].is_function:
-        return f"class {signature(found.members['__init__'], name, returns=False)}"
-    return f"class {name}({', '.join(bases)})" if bases else f"class {name}"
-
-
-def signature(found: Any, name: str, *, returns: bool = True) -> str:
-    """Return a function's signature, one argument a line where one line is too short."""
-    items, keyword_only = [], False
-    for parameter in found.parameters:
-        if parameter.name in ("self", "cls") and not items:
-            continue
-        kind = parameter.kind.value
-        if kind == "keyword-only" and not keyword_only and not any(item.startswith("*") for item in items):
-            items.append("*")
-        keyword_only = kind == "keyword-only"
-        stars = {"variadic positional": "*", "variadic keyword": "**"}.get(kind, "")
-        item = stars + parameter.name
-        if parameter.annotation is not None:
-            item += f": {parameter.annotation}"
-        if parameter.default is not None and not stars:
-            item += f" = {parameter.default}" if parameter.annotation is not None else f"={parameter.default}"
-        items.append(item)
-    back = f" -> {found.returns}" if returns and found.returns is not None else ""
-    return wrapped(name, items, back)
-
-
-def wrapped(name: str, items: list[str], back: str) -> str:
-    """Return a call in one line, or with a line for each argument."""
-    line = f"{name}({', '.join(items)}){back}"
-    if len(line) <= WIDTH:
-        return line
-    return f"{name}(\n" + "".join(f"    {item},\n" for item in items) + f"){back}"
 
 
 def main() -> None:

@@ -133,8 +133,8 @@ class FolderFormatContract(
         for state in (self.sample(), self.state_of({})):
             folder = self.write(state, tmp_path / f"weights{extension}")
             assert self.format.sniff_folder(SourceFolder(folder)), (
-                f"sniff_folder does not know a folder of its own format, with {len(state)} tensors. Look for a "
-                "marker that write_folder puts into every folder."
+                f"sniff_folder does not know a folder of its own format, with {len(state)} tensors. Look "
+                "for a marker that write_folder puts into every folder."
             )
         other = tmp_path / "files"
         other.mkdir()
@@ -145,8 +145,8 @@ class FolderFormatContract(
         self._check_foreign(other, "a folder with model.safetensors and 20/config.json")
         for candidate in (self.registry or builtin_formats()).folder_formats.values():
             assert candidate.name == self.format.name or not candidate.sniff_folder(SourceFolder(folder)), (
-                f"The format {candidate.name} takes a folder of {self.format.name} for its own. Write a marker "
-                "of your own."
+                f"The format {candidate.name} takes a folder of {self.format.name} for its own. Write a "
+                "marker of your own."
             )
 
     def test_sniffing_ignores_the_name(self, tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ class FolderFormatContract(
         assert contents.steps == (), f"a folder by itself has no steps; contents gives {contents.steps}"
         names = [item.name for item in contents.items]
         assert names == [contents.item], (
-            f"A folder by itself is one item, which is read by default; contents gives the items {names}, and "
-            f"{contents.item!r} as the default."
+            f"A folder by itself is one item, which is read by default; contents gives the items {names}, "
+            f"and {contents.item!r} as the default."
         )
         assert contents.items[0].has_tensors, "the only item of a folder has to have has_tensors=True"
 

@@ -1,4 +1,4 @@
-"""The contract of damaged and hostile content: refused with a `BridgeError`, and nothing of it is believed."""
+"""The contract of damaged and hostile content: refused with a `BridgeError`, and not believed."""
 
 from __future__ import annotations
 
@@ -166,9 +166,9 @@ class FileDamageContract(DamageContract):
         for cut in sorted({*ends, *between}):
             one = self.outcome(path, {"": content[:cut]}, "cut")
             assert one.error is not None, (
-                f"A file of {len(content)} bytes was cut off after {cut}, and was read without an error, with "
-                f"{len(one.values or ())} tensors. Store the size or the number of bytes that follow, and "
-                "compare it with file.size in open."
+                f"A file of {len(content)} bytes was cut off after {cut}, and was read without an error, "
+                f"with {len(one.values or ())} tensors. Store the size or the number of bytes that follow, "
+                "and compare it with file.size in open."
             )
 
     def test_an_empty_file_is_refused(self, path: Path) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
 from hypothesis import given, strategies as st
 
 from bridge_core.errors import BridgeError
 from bridge_core.state import Array, FlatState, Key
 from bridge_core.testing.comparison import difference, snapshot
 from bridge_core.testing.harness import FormatHarness
-from bridge_core.testing.strategies import keys
 from bridge_core.testing.values import EXAMPLES
 
 __all__ = ["KeysContract"]
@@ -120,9 +120,8 @@ class KeysContract(FormatHarness):
         try:
             self.write(state, path)
         except BridgeError as err:
-            refusable = may_refuse or not self.format.capabilities.nested
-            assert refusable, f"The format declares nested, but refuses {list(tensors)}: {err} {_ADVICE}"
-            assert not path.exists(), f"{path.name} was left behind by a write that was refused"
+            if not may_refuse and self.format.capabilities.nested:
+                pytest.fail(f"The format declares nested, but refuses {list(tensors)}: {err} {_ADVICE}")
             return
         try:
             with self.read(path) as opened:
@@ -132,17 +131,15 @@ class KeysContract(FormatHarness):
         assert not problem, f"{problem} {_ADVICE}"
 
 
-_part = st.text(
-    st.characters(exclude_categories=["Cs", "Lu", "Lt"]).filter(
-        lambda letter: unicodedata.normalize("NFC", letter) == letter == unicodedata.normalize("NFD", letter)
-    ),
-    min_size=1,
-    max_size=8,
-).filter(lambda text: not set(text) & set("./"))
-_odd = st.sampled_from([" ", "\n", "\0", "\\", "%2E", "__metadata__", "'", '"', "~", "\u202e", "con"])
-_some_keys = st.lists(_part | _odd | keys().map(lambda key: key[0].lower()), min_size=1, max_size=4).map(
-    tuple
+_LETTERS = (
+    "abz019_-~ \t\n\0\\'\"`$&%:*?<>|#@!=+,;()[]{}"
+    "\x7f\x85\u2028\u202e\ufeff\ufffd\uffffßøæ中文字שא\U0001f600\U0010ffff"
 )
+"""Letters without another case or form, and no dots or slashes: tests of their own are for those."""
+_ODD = (" ", " a", "a\n", "\0", "\\", "%2e", "__metadata__", "con", "null")
+_some_keys = st.lists(
+    st.text(st.sampled_from(_LETTERS), min_size=1, max_size=8) | st.sampled_from(_ODD), min_size=1, max_size=4
+).map(tuple)
 
 
 def _without_beginnings(drawn: list[Key]) -> list[Key]:

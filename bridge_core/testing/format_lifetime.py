@@ -52,8 +52,8 @@ class LifetimeContract(FormatHarness):
             with self.read(path) as second:
                 problem = difference(second, tensors)
         assert not problem, (
-            f"An array that was read was changed, and the next opening of the file gave the change: {problem} "
-            "Keep no arrays in the format or its module."
+            f"An array that was read was changed, and the next opening of the file gave the change: "
+            f"{problem} Keep no arrays in the format or its module."
         )
 
     def test_a_second_file_at_the_same_path_is_read_afresh(self, path: Path) -> None:
@@ -88,8 +88,8 @@ class LifetimeContract(FormatHarness):
                 problems.append(f"After the second was closed, the first raised: {err}")
         found = [text for text in problems if text]
         assert not found, (
-            f"Two files were open at once, and one of them gave wrong values: {found} Keep nothing of an open "
-            "file on the format object, which serves all files."
+            f"Two files were open at once, and one of them gave wrong values: {found} Keep nothing of an "
+            "open file on the format object, which serves all files."
         )
 
     def test_values_that_were_read_outlive_the_state(self, path: Path) -> None:

@@ -23,8 +23,8 @@ from bridge_core.testing.harness import FormatHarness
 __all__ = ["MetadataContract"]
 
 _ADVICE = (
-    "Store the text of dump_metadata(state.layout, state.metadata) and read it with load_metadata, or declare "
-    "metadata=False."
+    "Store the text of dump_metadata(state.layout, state.metadata) and read it with load_metadata, or "
+    "declare metadata=False."
 )
 
 _FIELDS: dict[str, Any] = {

@@ -80,8 +80,8 @@ class SniffingContract(FormatHarness):
                 answer = sniffs(self.format, path)
             except Exception as err:
                 pytest.fail(
-                    f"sniff raised {type(err).__name__} for a file of {len(data)} bytes, {data[:16]!r}: {err}. "
-                    "Return False; compare file.size before reading."
+                    f"sniff raised {type(err).__name__} for a file of {len(data)} bytes, {data[:16]!r}: "
+                    f"{err}. Return False; compare file.size before reading."
                 )
             assert answer is True or answer is False, f"sniff returned {answer!r}; expected True or False."
 

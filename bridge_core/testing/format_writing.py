@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,11 @@ class WritingContract(FormatHarness):
         """From the open file to another one, and once more; the bytes are the same."""
         again, third = (path.with_name(f"{name}{path.suffix}") for name in ("again", "third"))
         repeatable = self._repeatable(path)
-        with self.reopened(self.sample(), path) as opened:
+        written: dict[Key, Array] = {("m", "weight"): self.array(3, 4, 5)}  # one: its order is nobody's fault
+        with self.reopened(self.state_of(written), path) as opened:
             self.write(opened, again)
         with self.read(again) as opened:
-            problem = difference(opened, snapshot(self.sample()))
+            problem = difference(opened, {("m", "weight"): self.array(3, 4, 5)})
             if not problem and repeatable:
                 self.write(opened, third)
                 if self.content(third) != self.content(again):
@@ -159,8 +160,8 @@ class WritingContract(FormatHarness):
         state = self.state_of({("a", "w"): self.array(4), ("b", "w"): LazyTensor(spec, fail)})
         try:
             self.write(state, path)
-        except MalformedFile as err:
-            assert "damaged on purpose" in str(err), f"the error of the source became another one: {err}"
+        except MalformedFile:
+            return
         except Exception as err:
             pytest.fail(f"An error of the source, a MalformedFile, became {type(err).__name__}: {err}.")
         else:
@@ -192,9 +193,9 @@ class WritingContract(FormatHarness):
         state = self.state_of({("a", "w"): self.array(4), ("b", "w"): LazyTensor(spec, fail)})
         try:
             self.write(state, path)
-        except Exception as err:  # its kind is another test's business
+        except Exception:  # its kind is another test's business
             left = open_files() - before
-            assert not left, f"After a write that failed, {sorted(left)} stayed open ({err})."
+        assert not left, f"After a write that failed, {sorted(left)} stayed open. Open files in a with block."
 
     def _repeatable(self, path: Path) -> bool:
         """Return whether two writes of one state are equal; a test of its own is for that."""
@@ -210,11 +211,15 @@ class WritingContract(FormatHarness):
         )
         for name, content in first.items():
             if content != second[name]:
-                at = len(os.path.commonprefix([content, second[name]]))
+                at = _first_difference(content, second[name])
                 pytest.fail(
                     f"A state was written again {when}, and {name or 'the file'} differs from byte {at} on. "
                     f"{advice}"
                 )
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
 
 
 def _shift_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +228,8 @@ def _shift_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: seconds() + _DAYS)
     monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + int(_DAYS) * 10**9)
     for name in ("localtime", "gmtime"):
+        monkeypatch.setattr(time, name, _shifted(getattr(time, name), seconds))
 
-        def shifted(secs: float | None = None, usual: Any = getattr(time, name)) -> Any:
-            return usual(seconds() + _DAYS if secs is None else secs)
 
-        monkeypatch.setattr(time, name, shifted)
+def _shifted(usual: Callable[[float], Any], seconds: Callable[[], float]) -> Callable[..., Any]:
+    return lambda secs=None: usual(seconds() + _DAYS if secs is None else secs)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 
 from bridge_core.errors import BridgeError
@@ -131,7 +129,7 @@ def open_files() -> set[str]:
     folder = Path("/proc/self/fd")
     for entry in folder.iterdir() if folder.is_dir() else ():
         try:
-            target = os.readlink(entry)
+            target = str(entry.readlink())
         except OSError:  # the descriptor of this very listing
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):

@@ -41,7 +41,7 @@ def hostile_contents(data: bytes, most: int) -> Iterator[tuple[str, bytes]]:
 def _rows_of_ones(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Replace six or more integers of value 1 in a row by larger ones."""
     for width, order in ((8, "little"), (8, "big"), (4, "little"), (4, "big")):
-        one, more = ((n).to_bytes(width, order) for n in (1, 9))  # type: ignore[arg-type]
+        one, more = ((n).to_bytes(width, order) for n in (1, 9))
         at = data.find(one * 6)
         if at >= 0:
             count = 0
@@ -54,9 +54,9 @@ def _rows_of_ones(data: bytes) -> Iterator[tuple[str, bytes]]:
 def _integers(data: bytes) -> Iterator[tuple[str, bytes]]:
     for width, huge in _HUGE.items():
         for order in ("little", "big"):
-            claim = huge.to_bytes(width, order)  # type: ignore[arg-type]
+            claim = huge.to_bytes(width, order)
             for at in range(len(data) - width + 1):
-                value = int.from_bytes(data[at : at + width], order)  # type: ignore[arg-type]
+                value = int.from_bytes(data[at : at + width], order)
                 if 0 < value < _PLAUSIBLE:
                     changed = data[:at] + claim + data[at + width :]
                     yield f"the {width} bytes at byte {at} ({order} endian) set to {huge}", changed

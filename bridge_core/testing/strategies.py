@@ -77,7 +77,7 @@ def plain_values(name: str, shape: tuple[int, ...], *, seed: int = 0) -> Array:
     """
     dtype = DTYPES[name]
     nbytes = math.prod(shape) * dtype.itemsize
-    raw = np.random.default_rng(seed).integers(1, 101, min(nbytes, _DRAWN), np.uint8)
+    raw = np.random.default_rng(seed).integers(16, 101, min(nbytes, _DRAWN), np.uint8)
     raw = np.resize(raw, nbytes)
     if name == "bool" or name in _BITS:
         raw &= {"bool": 1}.get(name, (1 << _BITS.get(name, 1) - 1) - 1)

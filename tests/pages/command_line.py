@@ -95,7 +95,14 @@ def examples_of(command):
 
 
 def usage(words, command):
-    pieces = command.collect_usage_pieces(click.Context(command))
+    """Return how a command is called; click's own line is another one in each version."""
+    pieces = ["[OPTIONS]"]
+    for one in command.params:
+        if isinstance(one, click.Argument):
+            name = one.metavar or one.name.upper()
+            pieces.append(name if one.required else f"[{name}]")
+    if isinstance(command, click.Group):
+        pieces += ["[COMMAND]" if command.invoke_without_command else "COMMAND", "[ARGS]..."]
     return f"```text\n{' '.join((words, *pieces))}\n```"
 
 
@@ -108,9 +115,16 @@ def item(option):
     """Return an entry of a list about an option."""
     names = [f"`{name}`" for name in (*option.opts, *option.secondary_opts)]
     if not option.is_flag and not option.count:
-        names[-1] = f"`{option.opts[-1]} {option.make_metavar(click.Context(main))}`"
+        names[-1] = f"`{option.opts[-1]} {metavar(option)}`"
     required = " (required)" if option.required else ""
     return f"- {', '.join(names)}{required}: {prose(option.help)}\n"
+
+
+def metavar(option):
+    """Return what an option takes; `make_metavar` has another signature in each version of click."""
+    if isinstance(option.type, click.Choice):
+        return option.metavar or f"[{'|'.join(map(str, option.type.choices))}]"
+    return option.metavar or option.type.name.upper()
 
 
 def prose(text):

@@ -88,7 +88,11 @@ def page():
     parts += [_warning_row(one) for one in WARNINGS]
     parts.append(EXAMPLES)
     entries = (*ENTRIES, *ENDS)
-    parts += [_section(entries[n], f"{codes[n]} {entries[n].name}") for n in order]
+    for n in order:
+        code, _, exit_code, built_in, _ = rows[n]
+        caught = f"; `except {built_in.strip('`')}` catches it, too" if built_in else ""
+        facts = f" Exit code {exit_code}{caught}."
+        parts.append(_section(entries[n], f"{code} {entries[n].name}", facts))
     parts += [_section(one, one.name) for one in WARNINGS]
     return "".join(parts)
 
@@ -130,8 +134,8 @@ def _anchor(heading):
     return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def _section(entry, heading):
-    parts = [f"\n## {heading}\n\n{entry.cause}\n"]
+def _section(entry, heading, facts=""):
+    parts = [f"\n## {heading}\n\n{entry.cause}{facts}\n"]
     if entry.remark:
         parts.append(f"\n{entry.remark}\n")
     if entry.example:

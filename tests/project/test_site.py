@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.browser import Browser, find_browser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,7 +22,7 @@ def script(name):
     return module
 
 
-assemble, finish = script("assemble"), script("finish")
+assemble, finish, looking = script("assemble"), script("finish"), script("browser")
 
 
 def test_every_page_is_in_the_navigation():
@@ -113,3 +114,44 @@ def test_the_script_of_another_host_is_replaced(small_site):
     (small_site / "inner/c.html").write_text(shim, encoding="utf-8")
     finish.localised()
     assert (small_site / "inner/c.html").read_text() == '<script src="../file-worker.js"></script>'
+
+
+SHOWN = """<!doctype html><meta name=viewport content="width=device-width"><title>Page</title>
+<link rel=icon href="data:,"><style>
+body { color: #111; background: #fff }
+@media (prefers-color-scheme: dark) { body { color: #eee; background: #000 } }
+</style><body><article><p>Text.</p></article>%s</body>"""
+SEEN = {
+    "right": ("", []),
+    "console": ("<script>undefinedThing()</script>", ["console: the console has: ReferenceError"]),
+    "host": ('<img alt="a" src="http://127.0.0.2:4/a.png">', ["host: asks another host: http://127.0.0.2"]),
+    "wide": ('<div style="width: 1400px">wide</div>', ["wide: is ", "wide, on a phone: is "]),
+    "pale": ("<style>p { color: #888 }</style>", ["pale: text has a contrast", "pale, on a phone: text has"]),
+    "white": (
+        "<style>body { background: #fff !important }</style>",
+        ["white, on a phone: has the wrong colours"],
+    ),
+    "image": (
+        '<article><img src="a.png"></article>',
+        ["image: has images without a text", "image: the image http"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_browser() is None, reason="no browser is installed")
+@pytest.mark.parametrize("name", SEEN)
+def test_what_a_browser_shows_is_noticed(name, browser, tmp_path, monkeypatch):
+    more, expected = SEEN[name]
+    (tmp_path / "page.html").write_text(SHOWN % more, encoding="utf-8")
+    monkeypatch.setattr(looking, "SITE", tmp_path)
+    with looking.served(tmp_path) as address:
+        found = [text.replace("page.html", name) for text in looking.look(browser, address)]
+    assert [any(text.startswith(words) for text in found) for words in expected] == [True] * len(expected)
+    assert bool(found) == bool(expected)

@@ -20,10 +20,11 @@ _QUIET = [
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:terminal", "-p", "no:faulthandler"),
     *("-p", "no:doctest", "-p", "no:junitxml", "-p", "no:hypothesispytest", "-p", "no:logging"),
     *("--noconftest", "--import-mode=importlib", "--capture=no", "-W", "error"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-o", "tmp_path_retention_policy=none"),
 ]
 
-_EXAMPLES = 12
+_EXAMPLES = 6
 """Examples of each property: a fault of the table is no rare one."""
 
 
@@ -77,13 +78,23 @@ class Outcomes:
     skipped: frozenset[str]
 
 
-def parameters(table, sample=()):
-    """Return the parameters of a table: those named in the sample run always, the rest with ``-m slow``."""
+def parameters(table, sample=(), *, rest=pytest.mark.slow):
+    """Return the parameters of a table: those named in the sample run always, the others with ``-m slow``.
+
+    Args:
+        table: The entries.
+        sample: Names of those that run always.
+        rest: Mark of entries whose test has another entry before them.
+    """
     names = [one.name for one in table]
     assert len(set(names)) == len(names), "two entries have one name"
     assert set(sample) <= set(names), "the sample names an entry that the table lacks"
-    marks = {one.name: () if one.name in sample else (pytest.mark.slow,) for one in table}
-    return [pytest.param(one, id=one.name, marks=marks[one.name]) for one in table]
+    found, seen = [], set()
+    for one in table:
+        mark = rest if one.test in seen else pytest.mark.slow
+        found.append(pytest.param(one, id=one.name, marks=() if one.name in sample else mark))
+        seen.add(one.test)
+    return found
 
 
 def check_fault(one, folder):

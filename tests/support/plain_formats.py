@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from support.folder_format import RAW_FOLDERS, StepFolders
 
 from bridge_core import Capabilities, FileTensor, FlatState, MalformedFile, TensorSpec, UnsupportedFeature
 from bridge_core.formats import ShardNames
@@ -18,9 +17,10 @@ from bridge_core.state import (
     dump_metadata,
     load_metadata,
 )
+from support.folder_format import RAW_FOLDERS, StepFolders
 
 MAGIC = b"PLAIN\1\r\n"
-HELD = frozenset(DTYPES) - {"complex128"}
+HELD = frozenset({"bool", "bfloat16", "float16", "float32", "float64", "int4", "int8", "int64", "uint8"})
 
 
 class PlainFormat:
