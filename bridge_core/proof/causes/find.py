@@ -37,9 +37,11 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
         return ()
     unknown: tuple[Cause, ...] = ()
     for inner in inner_sites(site):
-        named = find_causes(inner)
+        inside = find_causes(inner)
+        named = tuple(cause for cause in inside if cause.target != "unknown")
         if named:
             return named
+        unknown = unknown or inside
     finders: tuple[Callable[[], Iterator[Cause]], ...] = (
         lambda: attention_causes(site),
         lambda: layer_causes(site, sides, limit),

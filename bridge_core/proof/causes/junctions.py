@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from bridge_core.proof.causes.measures import fits, relative_error
 from bridge_core.proof.causes.mends import call_of, mend
 from bridge_core.proof.causes.norm_places import norm_is_elsewhere
 from bridge_core.proof.causes.relations import related
+from bridge_core.proof.causes.side_parts import SIDES
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.site import ModuleView, Site
 from bridge_core.proof.causes.wording import described, factor_text, steps_text, weight_text
+from bridge_core.state import Array
 
 __all__ = ["junction_causes"]
 
@@ -43,7 +46,7 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
     if sides[0].observed.dtype.kind == "i":
         yield from _shifted_ids(site, sides)
         return
-    source, target = sides
+    sides = source, target = _with_names_of_source(sides)
     common = _common(sides, limit)
     ours, theirs = (_searched(side, (common, bases_of(side)), limit) for side in sides)
     if not ours:
@@ -110,13 +113,35 @@ def _closest(source: Expressions, target: Expressions) -> tuple[Expression, Expr
 def _error(expression: Expression, sides: tuple[Side, Side]) -> float:
     """Return how far the target, computed as the source does, is from the source's array."""
     source, target = sides
-    arrays = {**{n: a for n, a in source.arrays.items() if n.startswith("weight ")}, **target.arrays}
+    weights = {n: a for n, a in source.arrays.items() if n.startswith("weight ")}
+    arrays = {**weights, **_missing_modules(source, target), **target.arrays}
     with np.errstate(all="ignore"):
         try:
             value = evaluate(expression, arrays, source.observed)
         except (ValueError, KeyError, IndexError):
             return float("inf")
     return relative_error(source.observed, value)
+
+
+def _missing_modules(source: Side, target: Side) -> dict[str, Array]:
+    """Return what modules of the source alone return, where the target has what they are called with."""
+    outputs = {}
+    for name, output in source.arrays.items():
+        if name.startswith(f"{SIDES[0]} ") and name.endswith(" output"):
+            given = source.arrays.get(name.replace(" output", " input 0"))
+            if given is not None and any(
+                given.shape == array.shape and relative_error(given, array) < 1e-4
+                for array in target.arrays.values()
+            ):
+                outputs[name] = output
+    return outputs
+
+
+def _with_names_of_source(sides: tuple[Side, Side]) -> tuple[Side, Side]:
+    """Return both sides; the target knows what modules that only the source has are called."""
+    source, target = sides
+    names = {name: text for name, text in source.names.items() if name.startswith(f"{SIDES[0]} ")}
+    return source, replace(target, names={**names, **target.names})
 
 
 def _shifted_ids(site: Site, sides: tuple[Side, Side]) -> Iterator[Cause]:

@@ -23,7 +23,8 @@ class Draft:
         reason: What decided the pair.
         confidence: From 0 to 1.
         by_shape: Whether only one equation fits the shapes.
-        usual: Whether it may be a linear layer as both frameworks store it, if it has two axes.
+        usual: Whether it may be a linear layer or an embedding as both frameworks store it, if it has two
+            axes.
     """
 
     source: NodePath
@@ -63,9 +64,9 @@ class LeafEvidence:
         draft = self._draft(source, target)
         if draft is None or 2 not in (len(source[-1].shape or ()), len(target[-1].shape or ())):
             return draft
-        linear = self._forms(self.ways.linear, source, target)
+        ways = (*self.ways.linear, UNCHANGED) if _may_be_table(source, target) else self.ways.linear
         left = {(aligned.pairs, aligned.flat, form.sign) for form, aligned in draft.forms}
-        return draft if left & linear.keys() else replace(draft, usual=False)
+        return draft if left & self._forms(ways, source, target).keys() else replace(draft, usual=False)
 
     def speaks_against(self, draft: Draft) -> bool:
         """Return whether a decided pair shows that linear layers are not stored as usual.
@@ -206,6 +207,16 @@ class LeafEvidence:
         if not all("conv" in text for text in texts) or any(word in text for word in words for text in texts):
             return ways
         return tuple(way for way in ways if way.kind == "conv") or ways
+
+
+def _may_be_table(*paths: NodePath) -> bool:
+    """Return whether leaves may be an embedding: it has no bias, and hardly ever is in a list of layers."""
+    return all(
+        _bias_sizes(path) is None
+        and all(node.count == 1 for node in path)
+        and not any(node.numbers for node in path[:-2])
+        for path in paths
+    )
 
 
 def _module_text(path: NodePath) -> str:

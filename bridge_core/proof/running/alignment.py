@@ -16,6 +16,9 @@ __all__ = ["CallPair", "LinkedPaths", "calls_inside", "linked_paths", "paired_ca
 
 N = TypeVar("N")
 
+_NEAR = 0.7
+"""Modules with a larger part of their weights in common may be one another."""
+
 
 @dataclass(frozen=True, eq=False)
 class LinkedPaths:
@@ -47,10 +50,12 @@ class CallPair:
     Args:
         source: Calls of the source, in order; several if the target has one module for them.
         target: Calls of the target.
+        near: Whether one side's module holds weights that the other side's model has elsewhere.
     """
 
     source: tuple[ModuleCall, ...]
     target: tuple[ModuleCall, ...]
+    near: bool = False
 
     @property
     def single(self) -> bool:
@@ -122,13 +127,17 @@ def paired_calls(
             below[is_target, call.path] = linked.below(call.path, target=is_target)
         return below[is_target, call.path]
 
-    groups = _groups(
-        list(source[1:]), list(target[1:]), lambda call: steps(call, False), lambda call: steps(call, True)
-    )
     pairs = [CallPair((source[0],), (target[0],))]
-    for ours, theirs in groups:
-        for one, other in _pairs_of_group(ours, theirs, _call_inside, lambda call: call.path):
-            pairs.append(CallPair(one, other))
+    for grouped in (_groups, _near_groups):
+        groups = grouped(
+            list(source[1:]),
+            list(target[1:]),
+            lambda call: steps(call, False),
+            lambda call: steps(call, True),
+        )
+        for ours, theirs in groups:
+            for one, other in _pairs_of_group(ours, theirs, _call_inside, lambda call: call.path):
+                pairs.append(CallPair(one, other, near=grouped is _near_groups))
     return sorted(pairs, key=lambda pair: pair.source[0].began)
 
 
@@ -150,6 +159,38 @@ def _groups(
     for node in target:
         groups.setdefault(target_steps(node), ([], []))[1].append(node)
     return [(ours, theirs) for numbers, (ours, theirs) in groups.items() if numbers and ours and theirs]
+
+
+def _near_groups(
+    source: list[N],
+    target: list[N],
+    source_steps: Callable[[N], frozenset[int]],
+    target_steps: Callable[[N], frozenset[int]],
+) -> list[tuple[list[N], list[N]]]:
+    """Return the other nodes that hold the weights of nearly the same steps, each side's best partner.
+
+    A model may keep a table of positions in its first attention that another keeps above all layers.
+    """
+    nodes: list[dict[frozenset[int], list[N]]] = [{}, {}]
+    for place, side, steps in zip(nodes, (source, target), (source_steps, target_steps), strict=True):
+        for node in side:
+            place.setdefault(steps(node), []).append(node)
+    ours, theirs = (
+        {one: place[one] for one in place if one not in other} for place, other in (nodes, nodes[::-1])
+    )
+    best = [
+        {one: max(others, key=lambda other: _likeness(one, other), default=one) for one in own}
+        for own, others in ((ours, theirs), (theirs, ours))
+    ]
+    return [
+        (ours[one], theirs[other])
+        for one, other in best[0].items()
+        if best[1].get(other) == one and _likeness(one, other) > _NEAR
+    ]
+
+
+def _likeness(one: frozenset[int], other: frozenset[int]) -> float:
+    return len(one & other) / max(len(one | other), 1)
 
 
 def _pairs_of_group(

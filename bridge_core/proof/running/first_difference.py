@@ -46,6 +46,7 @@ def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
     if not errors:
         return None
     current, sure = errors[0], True
+    errors = [one for one in errors if not one.pair.near or _is_one_place(one, errors, limit)]
     while True:
         inner = _directly_inside(current, errors)
         differing = [
@@ -63,6 +64,25 @@ def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
         if not first.pair.single:
             return Place(first, None, (), sure)
         current = first
+
+
+def _is_one_place(near: ModuleError, errors: Sequence[ModuleError], limit: float) -> bool:
+    """Return whether modules with other weights do the same: from equal inputs, and no output is made up for.
+
+    Where the next module has equal inputs although the outputs differ, one module does more than the other.
+    """
+    if near.inputs is None or not near.inputs <= limit or not near.pair.single:
+        return False
+    if near.outputs is not None and near.outputs <= limit:
+        return True
+    around = [one for one in errors if _is_inside(near, one)]
+    outer = max(around, key=lambda one: one.pair.source[0].began, default=errors[0])
+    ended = near.pair.source[0].ended
+    return not any(
+        one.inputs is not None and one.inputs <= limit
+        for one in _directly_inside(outer, errors)
+        if one.pair.source[0].began > ended
+    )
 
 
 def _takes_other_sizes(one: ModuleError) -> bool:
