@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge_core.layers import LayerTransform
 from bridge_core.resolve.composite_parts import parts_are_linear
@@ -12,7 +12,9 @@ from bridge_core.resolve.evidence import Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
+from bridge_core.resolve.path_names import renamed
 from bridge_core.resolve.request import Request
+from bridge_core.resolve.stack_paths import Stacks, summed_kinds
 from bridge_core.state import FlatState, Key
 
 __all__ = ["Alignment", "Sides"]
@@ -33,6 +35,15 @@ class Sides:
         transform = self.detections[target].transform if target is not None else None
         return transform is not None and transform.kind == self.layers[path].kind
 
+    def with_pairs(self, pairs: Mapping[Key, Key]) -> Sides:
+        """Return the sides with further layers that belong together."""
+        if not pairs:
+            return self
+        taken = {*pairs.values()}
+        targets = {path: target for path, target in self.match.targets.items() if target not in taken}
+        targets |= pairs
+        return replace(self, match=replace(self.match, targets=targets))
+
 
 class Alignment:
     """Matches the layers of a source to those of a template.
@@ -47,6 +58,7 @@ class Alignment:
         self._detector = detector
         kinds = request.registry.kinds
         self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
+        self._summed_kinds = summed_kinds(request.registry.transforms.values())
 
     def of(self, like: FlatState) -> Sides:
         """Match the layers of both sides, composite ones in the form that the other side has.
@@ -63,19 +75,81 @@ class Alignment:
         merged_paths = self._complete_parts(composites)
         if merged_paths:
             sides = self._sides(like, merged_paths, (), ())
-        of_source = {path for path, layer in sides.layers.items() if layer.kind in self._composite_kinds}
+        of_source = {
+            path: layer.kind for path, layer in sides.layers.items() if layer.kind in self._composite_kinds
+        }
         of_target = {
-            path
+            path: detection.transform.kind
             for path, detection in sides.detections.items()
             if detection.transform is not None and detection.transform.kind in self._composite_kinds
         }
-        agreeing = {path for path in of_source if sides.agree(path)}
-        source_split = {path for path in of_source - agreeing if self._falls_apart(sides.layers[path])}
-        target_split = of_target - {sides.match.targets[path] for path in agreeing}
-        if not source_split and not target_split:
-            return sides
-        merged_paths = {path: kind for path, kind in merged_paths.items() if path not in source_split}
-        return self._sides(like, merged_paths, source_split, target_split)
+        agreeing = {path: sides.match.targets[path] for path in of_source if sides.agree(path)}
+        entire = {**agreeing, **self._paired_stacks(sides, of_source, of_target)}
+        while True:
+            source_split = {
+                path for path in {*of_source} - {*entire} if self._falls_apart(sides.layers[path])
+            }
+            target_split = {*of_target} - {*entire.values()}
+            split = sides
+            if source_split or target_split:
+                unsplit = {path: kind for path, kind in merged_paths.items() if path not in source_split}
+                split = self._sides(like, unsplit, source_split, target_split)
+            in_part = self._matched_in_part(split.match, of_source, of_target, entire)
+            if not in_part:
+                return split.with_pairs({path: entire[path] for path in {*entire} - {*agreeing}})
+            entire |= in_part
+
+    def _paired_stacks(
+        self,
+        sides: Sides,
+        of_source: Mapping[Key, str],
+        of_target: Mapping[Key, str],
+    ) -> dict[Key, Key]:
+        """Return the recurrent layers that belong together under other names: a stack, and its cells."""
+        ours, theirs = (
+            {path: kind for path, kind in kinds.items() if kind in self._summed_kinds and path not in taken}
+            for kinds, taken in (
+                (of_source, {*sides.match.targets}),
+                (of_target, {*sides.match.targets.values()}),
+            )
+        )
+        if not ours or not theirs:
+            return {}
+        match, registry = sides.match, self._request.registry
+        cells = [t for t in registry.transforms.values() if t.kind in self._summed_kinds]
+        names = {path: renamed(path, match.removed, match.added) for path in ours}
+        return Stacks(ours, cells, names).paired(Stacks(theirs, cells))
+
+    def _matched_in_part(
+        self,
+        match: PathMatch,
+        of_source: Mapping[Key, str],
+        of_target: Mapping[Key, str],
+        entire: Mapping[Key, Key],
+    ) -> dict[Key, Key]:
+        """Return the split layers whose parts went to those of one layer of their kind.
+
+        Where a layout adds leaves of two parts, such as the biases of a recurrent cell, a match of the parts
+        would lose one of them.
+        """
+        taken = {*entire.values()}
+        sources, owners = (
+            {path for path, kind in kinds.items() if kind in self._summed_kinds and path not in left_out}
+            for kinds, left_out in ((of_source, {*entire}), (of_target, taken))
+        )
+        owner_of: dict[Key, set[Key]] = {}
+        for part, target in match.targets.items() if sources and owners else ():
+            source = next((part[:n] for n in range(len(part), -1, -1) if part[:n] in sources), None)
+            owner = next((target[:n] for n in range(len(target), -1, -1) if target[:n] in owners), None)
+            if source is not None and owner is not None:
+                owner_of.setdefault(source, set()).add(owner)
+        pairs: dict[Key, Key] = {}
+        for source, reached in owner_of.items():
+            owner = next(iter(reached))
+            if len(reached) == 1 and owner not in taken and of_source[source] == of_target[owner]:
+                pairs[source] = owner
+                taken.add(owner)
+        return pairs
 
     def _sides(
         self,
