@@ -6,7 +6,7 @@ No way is offered that would give wrong weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 from bridge_core.errors import (
     AmbiguousLayerError,
@@ -186,6 +186,7 @@ def mismatch_error(
     causes: Sequence[Cause],
     more_ways: Sequence[tuple[str, str]] = (),
     proposal: Proposal | None = None,
+    used: Container[Key] = (),
 ) -> MismatchError:
     """Return the error about a source whose tensors do not match the target's.
 
@@ -198,7 +199,11 @@ def mismatch_error(
         causes: What the source is, if it is not plain weights.
         more_ways: What else would decide, each as sentences and the option of the command.
         proposal: Rename rules that would pair what is missing with what is unexpected.
+        used: Source keys of which at least a part is converted.
     """
+    unexpected = tuple(unexpected)
+    in_part = tuple(join_key(key) for key in unexpected if key in used)
+    spare = tuple(join_key(key) for key in unexpected if key not in used)
     unfilled, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
     mismatched = tuple(mismatched)
     differing = tuple(map(str, mismatched))
@@ -207,7 +212,13 @@ def mismatch_error(
         f"{len(names)} {one if len(names) == 1 else many}: {text or listed(names, LISTED)}."
         for names, one, many, text in (
             (unfilled, "target tensor has no source", "target tensors have no source", ""),
-            (surplus, "source tensor has no target", "source tensors have no target", ""),
+            (spare, "source tensor has no target", "source tensors have no target", ""),
+            (
+                in_part,
+                "source tensor is converted only in part, and the rest has no target",
+                "source tensors are converted only in part, and the rest has no target",
+                "",
+            ),
             (differing, "tensor has another shape", "tensors have another shape", _differing(mismatched)),
             (readings, "tensor may be of several layers", "tensors may be of several layers", ""),
             (
@@ -219,7 +230,7 @@ def mismatch_error(
         )
         if names
     ]
-    ways = () if causes else _mismatch_ways(unfilled, surplus, bool(mismatched))
+    ways = () if causes else _mismatch_ways(unfilled, spare, in_part, bool(mismatched))
     hint = " ".join((*cause_ways(causes), *(way for way, _ in more_ways), *ways))
     proposed = proposal.toml if proposal is not None and not causes else ""
     error = MismatchError(
@@ -247,8 +258,12 @@ def _differing(mismatched: Iterable[Mismatch]) -> str:
     return f"{', '.join(rows[:LISTED])}{more}"
 
 
-def _mismatch_ways(missing: Sequence[str], unexpected: Sequence[str], mismatched: bool) -> Iterator[str]:
+def _mismatch_ways(
+    missing: Sequence[str], unexpected: Sequence[str], in_part: Sequence[str], mismatched: bool
+) -> Iterator[str]:
     """Yield what to do where source and target do not match, the safest first."""
+    if in_part:
+        yield f"Write rules that give each part of {listed(in_part, LISTED)} its target, {_RULES}."
     if mismatched:
         yield f"If an axis was split, joined or moved, write a rule that rearranges the tensor, {_RULES}."
     elif missing and unexpected:
@@ -271,7 +286,7 @@ def _mismatch_ways(missing: Sequence[str], unexpected: Sequence[str], mismatched
         if names
     ]
     if permissions:
-        is_second = mismatched or (missing and unexpected)
+        is_second = mismatched or in_part or (missing and unexpected)
         yield f"{'Or pass' if is_second else 'Pass'} {', or '.join(permissions)}."
 
 

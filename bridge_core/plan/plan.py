@@ -195,7 +195,7 @@ class Plan:
         Raises:
             ConversionError: One of its classes, such as `MismatchError`, with what is wrong.
         """
-        error = self.problems.error(self.target_layout, self.specs, self.unclaimed)
+        error = self.problems.error(self.target_layout, self.specs, self.unclaimed, self.steps)
         if error is None:
             return self
         if self.source_layout == "neutral":

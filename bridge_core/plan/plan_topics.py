@@ -46,7 +46,7 @@ def _problems(plan: Plan, numbers: Numbers) -> Iterator[Topic]:
     def name(key: Key) -> str:
         return name_with_source(key, plan.source_names)
 
-    error = plan.problems.error(plan.target_layout, plan.specs, plan.unclaimed)
+    error = plan.problems.error(plan.target_layout, plan.specs, plan.unclaimed, plan.steps)
     if error is not None:
         first, _, rest = error.message.partition("\n")
         entries = [Entry(first, code=rest)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge_core.plan.step import Mismatch
+from bridge_core.plan.step import Mismatch, Step
 from bridge_core.state import Key, TensorSpec
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class PlanProblems:
         target_layout: str,
         specs: Mapping[Key, TensorSpec] | None = None,
         unclaimed: Iterable[Key] = (),
+        steps: Iterable[Step] = (),
     ) -> BridgeError | None:
         """Return the error that names all problems of one kind; None if there are none.
 
@@ -92,6 +93,7 @@ class PlanProblems:
             target_layout: The layout of the plan's target.
             specs: Source key -> spec, for shapes and the nearest names in the message.
             unclaimed: Source keys that are copied though no evidence explains them, likewise.
+            steps: The plan's steps: an unexpected tensor of which a part is converted is not to be left out.
         """
         if self == _NOTHING:
             return None
@@ -115,7 +117,8 @@ class PlanProblems:
         if self.missing or self.unexpected or self.mismatched:
             open_leaves = (self.ambiguous, self.unexplained)
             unfitting = (self.missing, self.unexpected, self.mismatched)
-            return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways, self.proposal)
+            used = {key for step in steps if step.targets for key in step.sources} if self.unexpected else ()
+            return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways, self.proposal, used)
         if self.ambiguous or self.unexplained:
             leaves = (self.ambiguous, self.unexplained, self.derived)
             return open_error(*leaves, self.causes, self.ways, specs)

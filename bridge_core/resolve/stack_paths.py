@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bridge_core.layers import LayerTransform
 from bridge_core.resolve.path_names import normal_form
@@ -18,10 +19,14 @@ from bridge_core.state import Key
 
 __all__ = ["Stacks", "summed_kinds"]
 
+T = TypeVar("T")
+
 _CELL = "cell"
 
 _DIRECTIONS = {"forward_rnn": "", "backward_rnn": "_reverse"}
 """The name of a direction in a layer that runs both ways -> what the number of a layer ends with."""
+
+_ONE_LAYER = {"0", "0_reverse"}
 
 _ITEM = re.compile(r"\d+(_reverse)?")
 
@@ -46,7 +51,7 @@ class _Stack:
     Args:
         kind: Their kind.
         name: The name without the number and direction of a layer, in normal form.
-        module: The path of the module that holds them, if their own name says only that they are cells.
+        module: The path of the module that holds them, if they are only named as cells.
         layers: Number and direction, as ``0_reverse`` -> path.
     """
 
@@ -77,14 +82,15 @@ class Stacks:
         names: Mapping[Key, Key] | None = None,
     ) -> None:
         cells = {module.rpartition(".")[2] for t in transforms for module in t.modules} | {_CELL}
-        found: dict[tuple[str, Key, Key | None], dict[str, list[Key]]] = {}
+        named_layers: dict[tuple[str, Key], dict[str, list[tuple[Key, Key | None]]]] = {}
         for path, kind in kinds.items():
             name, module, item = _read((names or {}).get(path) or normal_form(path), cells)
-            found.setdefault((kind, name, module), {}).setdefault(item, []).append(path)
+            named_layers.setdefault((kind, name), {}).setdefault(item, []).append((path, module))
         self._stacks = [
-            _Stack(*named, {item: paths[0] for item, paths in layers.items()})
-            for named, layers in found.items()
+            _Stack(kind, name, _common(modules), {item: paths[0][0] for item, paths in layers.items()})
+            for (kind, name), layers in _listed(named_layers).items()
             if all(len(paths) == 1 for paths in layers.values())
+            for modules in [{module for paths in layers.values() for _, module in paths}]
         ]
 
     def paired(self, others: Stacks) -> dict[Key, Key]:
@@ -106,6 +112,23 @@ class Stacks:
                 if places_of is _name or place[1] in (one.module, other.module):
                     pairs.update((path, other.layers[item]) for item, path in one.layers.items())
         return pairs
+
+
+def _listed(found: Mapping[tuple[str, Key], dict[str, list[T]]]) -> dict[tuple[str, Key], dict[str, list[T]]]:
+    """Return stacks of which those of one layer in a list, as ``gru.0.0`` and ``gru.1.0``, are one stack."""
+    listed: dict[tuple[str, Key], dict[str, list[T]]] = {}
+    for (kind, name), layers in found.items():
+        is_item = (
+            name[-1:] and name[-1].isdigit() and {*layers} <= _ONE_LAYER and (kind, name[:-1]) not in found
+        )
+        stack = listed.setdefault((kind, name[:-1] if is_item else name), {})
+        for item, paths in layers.items():
+            stack.setdefault(name[-1] + item[1:] if is_item else item, []).extend(paths)
+    return listed
+
+
+def _common(modules: Collection[Key | None]) -> Key | None:
+    return next(iter(modules)) if len(modules) == 1 else None
 
 
 def _name(stack: _Stack) -> set[Key]:

@@ -7,7 +7,9 @@ that a file brings both back.
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Any
 
+import flax.linen as linen
 import flax.serialization
 import jax
 import numpy as np
@@ -199,6 +201,42 @@ def test_a_single_cell(cell, bias):
     weights = random_flax(cell, ONE, like, alone=True)
     if cell.bias:
         assert_from_flax_and_back(weights, like, model, TorchCellNet(cell, ONE), inputs(ONE))
+
+
+class LinenCells(linen.Module):
+    """A recurrent layer as Linen's users write it, and a linear layer."""
+
+    cell: Any
+    form: str
+
+    @linen.compact
+    def __call__(self, x):
+        if self.form == "named":
+            x = linen.RNN(self.cell(6, name="cell"))(x)
+        elif self.form == "unnamed":
+            x = linen.RNN(self.cell(6))(x)
+        elif self.form == "adopted":
+            x = linen.RNN(self.cell(6, parent=None), name="rnn")(x)
+        else:
+            x = linen.Bidirectional(
+                *(linen.RNN(self.cell(6, parent=None), parent=None) for _ in range(2)), name="rnn"
+            )(x)
+        return linen.Dense(4, name="fc")(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["named", "unnamed", "adopted", "both ways"])
+@pytest.mark.parametrize("name", ["linen-gru", "linen-optimized_lstm", "linen-rnn"])
+def test_a_stack_runs_as_the_cells_that_linen_runs(name, form):
+    cell, stack = USUAL[name], Stack(both_ways=form == "both ways")
+    module = randomise(TorchNet(cell, stack))
+    model = LinenCells(cell.linen, form)
+    like = bridge_flax.template(model, spec(3, 7, stack.width))
+    made = from_neutral(to_neutral(module, "torch"), "flax", like=like)
+    assert_same_output(run(model, made, inputs(stack)), run(module, None, inputs(stack)))
+    back = TorchNet(cell, stack)
+    back.load_state_dict(from_neutral(to_neutral(made, "flax"), "torch", like=back))
+    assert_same_output(run(back, None, inputs(stack)), run(module, None, inputs(stack)))
 
 
 @pytest.mark.slow
