@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     )
     from bridge_core.plugins.train_states import branches_of as branches_of, weights_of as weights_of
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
+    from bridge_core.plugins.usual_attributes import (
+        AttributeReader as AttributeReader,
+        settings_of_attributes as settings_of_attributes,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -79,5 +83,6 @@ else:
             "registry": "PluginFailure Registry default_registry given_registry loaded_registry",
             "train_states": "branches_of weights_of",
             "tree_names": "names_of random_state_of",
+            "usual_attributes": "AttributeReader settings_of_attributes",
         },
     )
