@@ -94,4 +94,9 @@ def _difference_text(differences: Sequence[Difference], left: str, right: str) -
     elements = sum(d.elements or 0 for d in differences)
     gaps = [d.largest for d in differences if d.largest is not None]
     largest = f", by at most {max(gaps):.6g}" if gaps else ""
-    return f"{count(elements, 'element')} of {first.left} differ{largest}"
+    other_nans = sum(d.other_nans for d in differences)
+    nans = ""
+    if other_nans:
+        share = "all" if other_nans == elements else f"{other_nans} of them"
+        nans = f", {share} NaN in both, with other bits"
+    return f"{count(elements, 'element')} of {first.left} differ{largest}{nans}"

@@ -33,7 +33,9 @@ class Difference:
         left: The tensor's dtype and shape in the left state, e.g. ``"float32[4, 3]"``.
         right: The same of the right state.
         elements: How many elements differ; None if the specs differ.
-        largest: Largest absolute difference of two values, infinite for NaN; None if the specs differ.
+        largest: Largest absolute difference of two values, infinite where only one of them is NaN; None if
+            the specs differ, or if all elements that differ are NaN in both.
+        other_nans: How many of the elements are NaN in both, with other bits.
     """
 
     key: Key
@@ -41,6 +43,7 @@ class Difference:
     right: str
     elements: int | None = None
     largest: float | None = None
+    other_nans: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the difference as plain data."""
@@ -50,6 +53,7 @@ class Difference:
             "right": self.right,
             "elements": self.elements,
             "largest": self.largest,
+            **({"other_nans": self.other_nans} if self.other_nans else {}),
         }
 
 
@@ -109,7 +113,9 @@ class Comparison:
                 one.left,
                 one.right,
                 "" if one.elements is None else str(one.elements),
-                "" if one.largest is None else f"{one.largest:.3g}",
+                (f"{one.other_nans} NaN in both" if one.other_nans else "")
+                if one.largest is None
+                else f"{one.largest:.3g}",
             )
             for one in self.differing
         ]
@@ -177,10 +183,11 @@ def compare_states(
 
 
 class _Gap(NamedTuple):
-    """How many elements differ, and by how much at most; None if none does."""
+    """How many elements differ, by how much at most, None if no value does, and how many are NaN in both."""
 
     elements: int = 0
     largest: float | None = None
+    other_nans: int = 0
 
     def with_values(self, x: Array, y: Array) -> _Gap:
         """Return the gap with two more flat arrays compared."""
@@ -188,10 +195,12 @@ class _Gap(NamedTuple):
             return self
         width = x.dtype.itemsize
         unequal = (x.view(np.uint8).reshape(-1, width) != y.view(np.uint8).reshape(-1, width)).any(axis=1)
-        largest = _largest(x[unequal], y[unequal])
+        gaps, both_nan = _value_gaps(x[unequal], y[unequal])
+        known = [gap for gap in (self.largest, gaps.max() if gaps.size else None) if gap is not None]
         return _Gap(
             self.elements + int(unequal.sum()),
-            largest if self.largest is None else max(self.largest, largest),
+            float(max(known)) if known else None,
+            self.other_nans + both_nan,
         )
 
 
@@ -228,8 +237,11 @@ def _flat(values: Array) -> Array:
     return np.ascontiguousarray(values).reshape(-1)
 
 
-def _largest(x: Array, y: Array) -> float:
+def _value_gaps(x: Array, y: Array) -> tuple[Array, int]:
+    """Return the absolute differences of values that are not both NaN, and how many are."""
     wide: Any = np.complex128 if x.dtype.kind == "c" else np.float64
     with np.errstate(all="ignore"):
-        gaps = np.abs(x.astype(wide) - y.astype(wide))
-    return float(np.where(np.isnan(gaps), np.inf, gaps).max(initial=0.0))
+        ours, theirs = x.astype(wide), y.astype(wide)
+        both_nan = np.isnan(ours) & np.isnan(theirs)
+        gaps = np.abs(ours - theirs)[~both_nan]
+    return np.where(np.isnan(gaps), np.inf, gaps), int(both_nan.sum())
