@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from bridge_core.proof.differences.agreement import EXACTLY, Within, fits_elemen
 from bridge_core.proof.differences.blocks import (
     Summary,
     bits_of,
-    blocks,
     elements,
     has_order,
     held,
@@ -29,9 +29,16 @@ from bridge_core.proof.differences.candidates import (
     simple_moves,
     strided_moves,
 )
+from bridge_core.proof.differences.changed_parts import relation_in_parts
 from bridge_core.proof.differences.evidence import ENOUGH, Evidence, evidence_of
 from bridge_core.proof.differences.moves import Move, MoveName, identity
-from bridge_core.proof.differences.partial_moves import name_partial, partial_moves, rows_found
+from bridge_core.proof.differences.partial_moves import (
+    name_partial,
+    partial_moves,
+    picks_along,
+    rows_found,
+    share_values,
+)
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.proof.differences.slices import moves_by_slices, row_sums
 from bridge_core.proof.differences.value_maps import (
@@ -51,6 +58,8 @@ _SAMPLE = 64
 _MOST_RESHAPES = 4000
 _UNORDERED = (("squared",), ("reciprocal",))
 """What cannot be told from the smallest and the largest value, so that it is not tried in other places."""
+_BY_ROWS = ("swapped parts", "permuted")
+"""What names the rows one by one where only one part was flipped."""
 
 
 def relation_between(left: Array, right: Array, *, tolerance: float = 0.0) -> Relation | None:
@@ -84,11 +93,16 @@ def relation_of(left: Tensor, right: Tensor, *, tolerance: float = 0.0) -> Relat
 
     A tensor that does not fit into the memory that is spared for it is read several times, by blocks.
     """
+    return _relation_of(left, right, tolerance)
+
+
+def _relation_of(left: Tensor, right: Tensor, tolerance: float, *, is_part: bool = False) -> Relation | None:
     if not left.spec.size or not right.spec.size:
         return None
     left, right = held(left), held(right)
     ours, theirs = summary(left), summary(right)
     search = _Search(left, right, ours, theirs, tolerance)
+    search.is_part = is_part
     found = search.relation()
     if found is not None or search.hopeless:
         return found
@@ -103,7 +117,7 @@ class _Search:
         self.ours, self.theirs = ours, theirs
         self.absolute = tolerance * self.theirs.largest
         self.tolerance = tolerance
-        self.hopeless = False
+        self.hopeless = self.is_part = False
         self.same_shape = left.spec.shape == right.spec.shape
         self.same_size = left.spec.size == right.spec.size
         self.places = self._places()
@@ -128,10 +142,11 @@ class _Search:
             return None
         if not is_castable(self.left.spec.dtype, self.right.spec.dtype):
             return None
-        for finder in (self._moved, self._changed, self._changed_and_moved, self._partial):
+        for finder in (self._moved, self._changed, self._in_parts, self._changed_and_moved, self._partial):
             found = finder()
             if found is not None:
-                return found
+                flipped = self._in_parts() if found.kind in _BY_ROWS else None
+                return flipped if flipped is not None and "flipped" in flipped.kinds else found
         return self._reordered()
 
     def reverse_relation(self) -> Relation | None:
@@ -277,39 +292,39 @@ class _Search:
 
     # A part of the values.
 
+    def _in_parts(self) -> Relation | None:
+        """Name what was done to one part, or the same to several, where all else is equal."""
+        if self.is_part or not self._some_equal():
+            return None
+        relate = partial(_relation_of, tolerance=0.0, is_part=True)
+        return relation_in_parts(self.left, self.right, self.theirs.largest, relate)
+
+    def _some_equal(self) -> bool:
+        """Return whether bits count, and some elements of the sample are equal at their places."""
+        if self.tolerance or not self.same_shape or self.left.spec.dtype != self.right.spec.dtype:
+            return False
+        mine, theirs = elements(self.left, self.places), elements(self.right, self.places)
+        return bool((bits_of(mine) == bits_of(theirs)).any())
+
     def _partial(self) -> Relation | None:
-        if self.left.spec.dtype != self.right.spec.dtype and not self.cast.apply:
+        if self.is_part or (self.left.spec.dtype != self.right.spec.dtype and not self.cast.apply):
             return None
         left, right = self.left.spec.shape, self.right.spec.shape
         for move in partial_moves(left, right):
             relation = self._try(move, self.cast)
             if relation is not None:
                 return relation
-        if self.tolerance or len(left) != len(right) or not self._share_values():
+        if self.tolerance or len(left) != len(right):
             return None
         changed = mapped(self.left, self.cast.apply, self.cast.dtype)
+        sample = self.places[:: max(1, len(self.places) // 16)]
+        if not share_values(changed, elements(self.right, sample)):
+            return None
         for move in rows_found(row_sums(changed), row_sums(self.right), right):
             relation = self._try(move, self.cast)
             if relation is not None:
                 return relation
         return None
-
-    def _share_values(self) -> bool:
-        """Return whether values of the right tensor are somewhere in the left one."""
-        sample = np.array(
-            sorted(
-                set(bits_of(elements(self.right, self.places[:: max(1, len(self.places) // 16)])).tolist())
-            ),
-            np.uint64,
-        )
-        changed = mapped(self.left, self.cast.apply, self.cast.dtype)
-        missing = list(sample)
-        for region in blocks(changed):
-            bits = bits_of(changed.read(region)).reshape(-1)
-            missing = [value for value in missing if not (bits == value).any()]
-            if len(missing) * 2 < len(sample):
-                return True
-        return False
 
     def _reordered(self) -> Relation | None:
         """Say that the values are the same, where the order has no name."""
@@ -319,7 +334,10 @@ class _Search:
             return None
         if not (_in_memory(self.left) and _in_memory(self.right)):
             return None
-        one, other = (np.sort(bits_of(_whole(tensor)).reshape(-1)) for tensor in (self.left, self.right))
+        one, other = (
+            np.sort(bits_of(tensor.read(regions.full(tensor.spec.shape))).reshape(-1))
+            for tensor in (self.left, self.right)
+        )
         if not np.array_equal(one, other):
             return None
         text = "reordered, the same values in an order without a name"
@@ -339,7 +357,7 @@ class _Search:
         error = self._error(move, value_map, self._within(value_map))
         if error is None:
             return None
-        name = name_partial(move, self.left, self.right) if _along(move) else move.name()
+        name = name_partial(move, self.left, self.right) if picks_along(move) else move.name()
         if not self._proven(move, value_map, name):
             return None
         known = (move.places(self.places) >= 0).mean() if move.partial else 1.0
@@ -378,21 +396,5 @@ class _Search:
         return evidence_of(elements(self.right, places), tolerance)
 
 
-def _along(move: Move) -> bool:
-    """Return whether a move takes some places of an axis only, or some several times."""
-    return (
-        move.picked != move.viewed
-        or move.partial
-        or any(
-            index is not None and len(np.unique(index)) != size
-            for index, size in zip(move.indexes, move.viewed, strict=True)
-        )
-    )
-
-
 def _in_memory(tensor: Tensor) -> bool:
     return hasattr(tensor, "array")
-
-
-def _whole(tensor: Tensor) -> Array:
-    return tensor.read(regions.full(tensor.spec.shape))

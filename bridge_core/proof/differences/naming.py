@@ -27,6 +27,7 @@ _PHRASES = {
     "moved rows": "their rows were in other places",
     "cast": "stored in another dtype",
     "constant": "never loaded",
+    "in part": "changed in only a part",
     "square root": "replaced by their square roots",
     "reciprocal": "replaced by their reciprocals",
     "exponential": "replaced by their exponentials",

@@ -11,7 +11,7 @@ from bridge_core.proof.differences.blocks import bits_of, blocks
 from bridge_core.proof.differences.moves import Move, MoveName
 from bridge_core.state import Array, Tensor, regions
 
-__all__ = ["name_partial", "partial_moves", "rows_found"]
+__all__ = ["name_partial", "partial_moves", "picks_along", "rows_found", "share_values"]
 
 Shape = tuple[int, ...]
 _MOST_AXES = 4
@@ -106,6 +106,30 @@ def rows_found(left: list[Array | None], right: list[Array | None], shape: Shape
             indexes = _alone(index, axis, len(left))
             if -1 not in source:
                 yield Move(source, source, straight, indexes, shape)
+
+
+def picks_along(move: Move) -> bool:
+    """Return whether a move takes some places of an axis only, or some several times."""
+    return (
+        move.picked != move.viewed
+        or move.partial
+        or any(
+            index is not None and len(np.unique(index)) != size
+            for index, size in zip(move.indexes, move.viewed, strict=True)
+        )
+    )
+
+
+def share_values(left: Tensor, sample: Array) -> bool:
+    """Return whether most values of a sample of the right tensor are somewhere in the left one."""
+    values = np.unique(bits_of(sample).reshape(-1))
+    missing = values
+    for region in blocks(left):
+        bits = bits_of(left.read(region)).reshape(-1)
+        missing = np.array([value for value in missing if not (bits == value).any()], values.dtype)
+        if len(missing) * 2 < len(values):
+            return True
+    return False
 
 
 def name_partial(move: Move, left: Tensor, right: Tensor) -> MoveName:
