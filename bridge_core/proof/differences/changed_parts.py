@@ -12,7 +12,7 @@ from bridge_core.proof.differences.blocks import bits_of, blocks, summary
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.state import Array, LazyTensor, Region, Tensor, TensorSpec, region_shape
 
-__all__ = ["relation_in_parts"]
+__all__ = ["part_of", "relation_in_parts"]
 
 _MOST_PARTS = 8
 _LONGEST = 1 << 22
@@ -36,8 +36,8 @@ def relation_in_parts(
     for boxes in _changed_boxes(left, right):
         relations: list[Relation] = []
         for box in boxes:
-            part = _part_of(right, box)
-            relation = relate(_part_of(left, box), part)
+            part = part_of(right, box)
+            relation = relate(part_of(left, box), part)
             if relation is None or not _is_like(relations, relation):
                 break
             share = summary(part).largest / largest if relation.error and largest else 1.0
@@ -97,7 +97,7 @@ def _changed_places(left: Tensor, right: Tensor) -> list[Array]:
     ]
 
 
-def _part_of(tensor: Tensor, box: Region) -> Tensor:
+def part_of(tensor: Tensor, box: Region) -> Tensor:
     """Return a part of a tensor, read when it is asked for."""
 
     def read(region: Region) -> Array:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_core.messages import count, folded
+from bridge_core.proof.differences.concatenations import Concatenations
 from bridge_core.proof.differences.other_tensors import OtherTensors, known_relation
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.state import FlatState, Key, as_state, join_key
@@ -64,7 +65,8 @@ class NamedDifferences:
         comparison: The comparison.
         relations: Differing key -> what the right tensor is of a left one; keys that nothing is known of are
             not in it.
-        only_right: Key that only the right state has -> what it is of a left tensor, `Relation.other`.
+        only_right: Key that only the right state has -> what it is of a left tensor, `Relation.other`, or of
+            several, `Relation.others`.
     """
 
     comparison: Comparison
@@ -140,6 +142,9 @@ class NamedDifferences:
         if self.renamed:
             renamed = count(len(self.renamed), "tensor")
             parts.append(f"{renamed} renamed{' and changed' if self._changed_names() else ''}")
+        joined = sum(bool(relation.others) for relation in self.only_right.values())
+        if joined:
+            parts.append(f"{count(joined, 'tensor')} concatenated from others")
         return "; ".join(parts)
 
     def _repr_html_(self) -> str:
@@ -235,10 +240,10 @@ def name_differences(
                 report(key)
     only_right = {}
     alone = frozenset(alone_left)
+    parts = Concatenations({key: left.tensor(key) for key in alone_left})
     for key in alone_right:
-        relation = others.content_of(key, right.tensor(key), alone) or others.content_of(
-            key, right.tensor(key)
-        )
+        tensor = right.tensor(key)
+        relation = parts.of(tensor) or others.content_of(key, tensor, alone) or others.content_of(key, tensor)
         if relation is not None:
             only_right[key] = relation
         report(key)

@@ -15,6 +15,8 @@ __all__ = ["name_partial", "partial_moves", "picks_along", "rows_found", "share_
 
 Shape = tuple[int, ...]
 _MOST_AXES = 4
+_MOST_CUTS = 8
+"""How many parts of one size are looked at, such as those of a fused tensor."""
 
 
 def partial_moves(left: Shape, right: Shape) -> Iterator[Move]:
@@ -55,6 +57,8 @@ def _along(left: int, right: int) -> list[Array]:
     if right < left:
         cuts = [np.arange(right), np.arange(left - right, left)]
         if left % right == 0:
+            starts = range(right, min(left - right, _MOST_CUTS * right), right)
+            cuts += [np.arange(start, start + right) for start in starts]
             cuts.append(np.arange(0, left, left // right))
         return cuts
     pads = []
@@ -179,7 +183,8 @@ def _straight(known: Array, taken: Array, size: int, count: int) -> tuple[str, s
     if len(known) < count:
         place = "" if known[0] == 0 else " in front" if known[-1] == count - 1 else " on both sides"
         return "padded", f"padded from {size} to {count}, {rows}{place}"
-    return "cut", f"cut from {size} to {count}, {rows}{' in front' if taken[0] else ''}"
+    place = "" if not taken[0] else " in front" if taken[-1] == size - 1 else " on both sides"
+    return "cut", f"cut from {size} to {count}, {rows}{place}"
 
 
 def _repeated(index: Array, known: Array, size: int, axis: int, where: str) -> tuple[str, str, str, float]:

@@ -23,6 +23,7 @@ class Relation:
             where the relation holds exactly, else what rounding leaves.
         reverse: Whether the left tensor is what the text describes, made of the right one.
         other: The key of the left tensor, if that is not the right tensor's own key.
+        others: The keys of the left tensors, if the right one consists of several.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Relation:
     error: float = 0.0
     reverse: bool = False
     other: Key | None = None
+    others: tuple[Key, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -72,4 +74,5 @@ class Relation:
             "error": self.error,
             "reverse": self.reverse,
             "other": None if self.other is None else join_key(self.other),
+            **({"others": [join_key(key) for key in self.others]} if self.others else {}),
         }
