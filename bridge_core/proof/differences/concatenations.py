@@ -40,7 +40,7 @@ class Concatenations:
         self._starting: dict[object, dict[bytes, list[tuple[Key, Tensor]]]] = {}
 
     def of(self, right: Tensor) -> Relation | None:
-        """Return the relation of a tensor to the tensors that it consists of; None if it is no such tensor.
+        """Return the relation of a tensor to the tensors that it consists of; None if it does not.
 
         Every element is compared, by its bits; each part must prove by its values that it is the one.
 
@@ -75,11 +75,11 @@ class Concatenations:
                 if key not in parts and at + part.spec.shape[axis] <= shape[axis]
             ]
             longest = sorted(fitting, key=lambda one: -one[1].spec.shape[axis])[:_MOST_TRIES]
-            found = next(((key, part) for key, part in longest if _is_at(part, right, axis, at)), None)
-            if found is None:
+            match = next(((key, part) for key, part in longest if _is_at(part, right, axis, at)), None)
+            if match is None:
                 return []
-            parts.append(found[0])
-            at += found[1].spec.shape[axis]
+            parts.append(match[0])
+            at += match[1].spec.shape[axis]
         return parts if at == shape[axis] and len(parts) > 1 else []
 
     def _index(self, right: Tensor, axis: int, turned: bool) -> dict[bytes, list[tuple[Key, Tensor]]]:
