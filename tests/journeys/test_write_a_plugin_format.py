@@ -1,4 +1,4 @@
-"""The page about formats is true: its plugins work as they are, outside of this repository."""
+"""The page about formats is true: its plugins work unchanged, outside of this repository."""
 
 from __future__ import annotations
 
