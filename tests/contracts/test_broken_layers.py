@@ -57,7 +57,7 @@ OTHERS = (
 
 
 def registry_of(transform):
-    """Return the registry of everything built in, with the transform, its kinds and other transforms of them."""
+    """Return the registry of everything built in, with the transform, its kinds and their others."""
 
     class Plugin:
         @hookimpl
