@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from support.broken_plugins import fault
 from support.toy_library import CONFIG, Net, Zoo, make_folder, zoo_registry
 
 from bridge_core import Guidance, Rule
@@ -154,6 +155,38 @@ class RenamesOnTheWayBack(Changed):
 class AnotherType(Changed):
     def change(self, found, checkpoint):
         return SimpleNamespace(**vars(found))
+
+
+FOREIGN, USED = "test_folders_of_others_are_not_known", "test_what_is_known_can_be_used"
+FILES, AGREE = "test_files_beside_the_weights_are_there_and_no_weights", "test_two_calls_agree"
+CONVERTED = "test_folders_are_converted_and_come_back_bit_for_bit"
+FAULTS = [
+    (KnowsAll, FOREIGN),
+    (WrongTemplate, USED),
+    (AnotherType, USED),
+    (NamesNoFile, FILES),
+    (NamesTwice, FILES),
+    (NamesWeights, FILES),
+    (Fickle, AGREE),
+    (OtherModels, AGREE),
+    (IgnoresTheClass, "test_an_unknown_class_is_refused"),
+    (RaisesRaw, "test_damaged_files_raise_nothing_raw"),
+    (LeavesACache, "test_asking_changes_nothing_in_the_folder"),
+    (TouchesFiles, "test_asking_changes_nothing_in_the_folder"),
+    (CallsHome, "test_no_network_is_used"),
+    (ForgetsTheModel, CONVERTED),
+    (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well"),
+]
+
+
+def entry(broken, test, *words):
+    library = broken()
+    return fault(
+        ZooContract, test, *words, name=broken.__name__, library=library, registry=zoo_registry(library)
+    )
+
+
+TABLE = [entry(*row) for row in FAULTS]
 
 
 def failing(library, path, names=None):
