@@ -165,7 +165,10 @@ class RecipeContract(ABC):
 
     def test_there_and_back(self, tmp_path: Path) -> None:
         """Each side becomes the other, bit for bit, every tensor taken by a rule."""
-        for way in self._ways(tmp_path):
+        ways = list(self._ways(tmp_path))
+        if not all(way.is_recognised() for way in ways):
+            pytest.skip("its checkpoints are not recognised; see that test")
+        for way in ways:
             report = way.convert(way.file, way.destination)
             assert report.verified
             way.check(way.destination, way.made, f"{way}", way.sample.tolerance if way.turned else 0.0)
@@ -199,7 +202,7 @@ class RecipeContract(ABC):
 
     def test_a_tensor_more_is_refused(self, tmp_path: Path) -> None:
         """And named."""
-        for way in self._ways(tmp_path):
+        for way in filter(_Way.is_recognised, self._ways(tmp_path)):
             more = {**way.weights, way.joined("not_of_this", "model"): np.ones((3, 5), np.float32)}
             text = ""
             try:

@@ -140,7 +140,8 @@ TABLE = [
         changes=[
             (
                 '[[rule]]\nsource = "tags.bias"',
-                '[[rule]]\nsource = "not_of_this.**"\ndrop = true\noptional = true\n\n[[rule]]\nsource = "tags.bias"',
+                '[[rule]]\nsource = "not_of_this.model"\ndrop = "unused"\noptional = true\n\n'
+                '[[rule]]\nsource = "tags.bias"',
             )
         ],
     ),

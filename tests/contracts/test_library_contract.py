@@ -161,21 +161,20 @@ FOREIGN, USED = "test_folders_of_others_are_not_known", "test_what_is_known_can_
 FILES, AGREE = "test_files_beside_the_weights_are_there_and_no_weights", "test_two_calls_agree"
 CONVERTED = "test_folders_are_converted_and_come_back_bit_for_bit"
 FAULTS = [
-    (KnowsAll, FOREIGN),
-    (WrongTemplate, USED),
-    (AnotherType, USED),
-    (NamesNoFile, FILES),
-    (NamesTwice, FILES),
-    (NamesWeights, FILES),
-    (Fickle, AGREE),
-    (OtherModels, AGREE),
-    (IgnoresTheClass, "test_an_unknown_class_is_refused"),
-    (RaisesRaw, "test_damaged_files_raise_nothing_raw"),
-    (LeavesACache, "test_asking_changes_nothing_in_the_folder"),
-    (TouchesFiles, "test_asking_changes_nothing_in_the_folder"),
-    (CallsHome, "test_no_network_is_used"),
-    (ForgetsTheModel, CONVERTED),
-    (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well"),
+    (KnowsAll, FOREIGN, "is known"),
+    (WrongTemplate, USED, "the template is of torch"),
+    (AnotherType, USED, "expected a Guidance", "SimpleNamespace"),
+    (NamesNoFile, FILES, "missing.txt"),
+    (NamesTwice, FILES, "twice"),
+    (NamesWeights, FILES, "model.safetensors"),
+    (Fickle, AGREE, "notes"),
+    (OtherModels, AGREE, "model"),
+    (IgnoresTheClass, "test_an_unknown_class_is_refused", "UsageError"),
+    (RaisesRaw, "test_damaged_files_raise_nothing_raw", "MalformedFile"),
+    (LeavesACache, "test_asking_changes_nothing_in_the_folder", ".cache"),
+    (TouchesFiles, "test_asking_changes_nothing_in_the_folder", "zoo.json"),
+    (CallsHome, "test_no_network_is_used", "127.0.0.1"),
+    (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well", "another place"),
 ]
 
 
