@@ -68,12 +68,12 @@ class ReadsTheWholeFile(PlainFormat):
 
 class KeepsWhatWasRead(PlainFormat):
     def tensor(self, file, offset, key, spec):
-        usual, kept = super().tensor(file, offset, key, spec), []
+        usual, held = super().tensor(file, offset, key, spec), []
 
         def read(region):
-            if is_whole(region, spec) and not kept:
-                kept.append(read_only(usual.read(region)))
-            return kept[0][(*region, ...)] if kept else usual.read(region)
+            if is_whole(region, spec) and not held:
+                held.append(read_only(usual.read(region)))
+            return held[0][(*region, ...)] if held else usual.read(region)
 
         return LazyTensor(usual.spec, read)
 
@@ -245,14 +245,14 @@ class ReusesABuffer(Reading):
 
 class HandsOutItsArrays(PlainFormat):
     def tensor(self, file, offset, key, spec):
-        usual, kept = super().tensor(file, offset, key, spec), []
+        usual, held = super().tensor(file, offset, key, spec), []
 
         def read(region):
             if spec.nbytes > 100_000:
                 return usual.read(region)
-            if not kept:
-                kept.append(whole(usual))
-            return kept[0][(*region, ...)]
+            if not held:
+                held.append(whole(usual))
+            return held[0][(*region, ...)]
 
         return LazyTensor(usual.spec, read)
 
