@@ -12,13 +12,13 @@ from bridge_core.testing import FolderFormatContract, FormatContract
 
 class Healthy(FormatContract):
     format = PlainFormat()
-    times_damage = 0.3
+    times_damage = 0.2
     many = 270
 
 
 class HealthyFolders(FolderFormatContract):
     format = PlainFolders()
-    times_damage = 0.3
+    times_damage = 0.2
 
 
 def of(test, *entries):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -287,7 +288,7 @@ class RemembersPaths(PlainFormat):
                 arrays = {key: read_only(whole(tensor)) for key, tensor in opened.tensors().items()}
                 self.kept[place] = arrays, opened.layout, opened.metadata
         arrays, layout, metadata = self.kept[place]
-        return FlatState(arrays, layout=layout, metadata=metadata, close=file.close)
+        return FlatState(arrays, layout=layout, metadata=copy.deepcopy(metadata), close=file.close)
 
 
 class KeepsTheFileOnItself(PlainFormat):
@@ -422,4 +423,4 @@ class CountsFromTheEnd(PlainFormat):
 
     def tensors(self, file, rows, start):
         nbytes = max((offset + spec.nbytes for _, spec, offset in rows), default=0)
-        return super().tensors(file, rows, file.size - nbytes)
+        return super().tensors(file, rows, max(start, file.size - nbytes))

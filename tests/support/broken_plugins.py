@@ -19,6 +19,7 @@ __all__ = ["Fault", "Outcomes", "check_fault", "check_healthy", "fault", "parame
 _QUIET = [
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:terminal", "-p", "no:faulthandler"),
     *("-p", "no:doctest", "-p", "no:junitxml", "-p", "no:hypothesispytest", "-p", "no:logging"),
+    *("-p", "no:unraisableexception", "-p", "no:threadexception"),  # they collect garbage in each run
     *("--noconftest", "--import-mode=importlib", "--capture=no", "-W", "error"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-o", "tmp_path_retention_policy=none"),
