@@ -18,7 +18,16 @@ except ImportError as err:
     ) from err
 
 pytest.register_assert_rewrite(
+    "bridge_core.testing.comparison",
     "bridge_core.testing.folders",
+    "bridge_core.testing.format_damage",
+    "bridge_core.testing.format_declarations",
+    "bridge_core.testing.format_keys",
+    "bridge_core.testing.format_laziness",
+    "bridge_core.testing.format_lifetime",
+    "bridge_core.testing.format_metadata",
+    "bridge_core.testing.format_sniffing",
+    "bridge_core.testing.format_writing",
     "bridge_core.testing.formats",
     "bridge_core.testing.framework_harness",
     "bridge_core.testing.framework_reading",

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 
 from bridge_core.checkpoint import WriteOptions, write_checkpoint
-from bridge_core.errors import BridgeError, UnsupportedFeature, UsageError
+from bridge_core.errors import UsageError
 from bridge_core.formats import FolderContents, FolderFormat
 from bridge_core.io import SourceFolder
 from bridge_core.plugins import Registry, hookimpl
-from bridge_core.state import DTYPES, Array, FlatState, Key, as_state, full
-from bridge_core.testing.harness import builtin_formats
+from bridge_core.state import FlatState, Key, as_state
+from bridge_core.testing.comparison import difference, snapshot
+from bridge_core.testing.format_damage import DamageContract
+from bridge_core.testing.format_declarations import check_declarations
+from bridge_core.testing.format_keys import KeysContract
+from bridge_core.testing.format_laziness import LazinessContract
+from bridge_core.testing.format_lifetime import LifetimeContract
+from bridge_core.testing.format_metadata import MetadataContract
+from bridge_core.testing.format_writing import WritingContract
+from bridge_core.testing.harness import builtin_formats, counted_reads, open_files
 from bridge_core.testing.strategies import same_bits
 from bridge_core.testing.values import ValuesContract
 from bridge_core.transfer import Budget, FolderWriter
@@ -26,7 +31,15 @@ from bridge_core.transfer import Budget, FolderWriter
 __all__ = ["FolderFormatContract"]
 
 
-class FolderFormatContract(ValuesContract):
+class FolderFormatContract(
+    ValuesContract,
+    KeysContract,
+    MetadataContract,
+    LazinessContract,
+    WritingContract,
+    LifetimeContract,
+    DamageContract,
+):
     """Subclass it as ``Test...`` and set ``format``.
 
     Attributes:
@@ -36,14 +49,16 @@ class FolderFormatContract(ValuesContract):
         has_steps: Whether checkpoints may have steps.
         has_items: Whether a step may have items.
         same_bytes: Whether equal states give equal bytes.
+        times_damage: How many damaged contents are tried, as a multiple of the usual number.
     """
 
-    has_steps = True
-    has_items = True
-    same_bytes = True
+    has_steps: ClassVar[bool] = True
+    has_items: ClassVar[bool] = True
+    many = 270  # each may be a file, or a folder of files
 
     def write(self, state: Mapping[Key, Any], path: Path, **budget: Any) -> Path:
         """Write a state to a folder, replacing what is there."""
+        self._put = None, {}
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         try:
@@ -57,147 +72,215 @@ class FolderFormatContract(ValuesContract):
         """Return how many threads and how much memory a write may use."""
         return Budget(workers, max_ram)
 
+    def write_plainly(self, state: FlatState, folder: Path) -> None:
+        """Write a state into an empty folder, with nothing that cleans up after a failure."""
+        self.format.write_folder(state, FolderWriter(folder, Budget(1)))
+
     def read(self, path: Path) -> FlatState:
         """Open a folder."""
         opened: FlatState = self.format.open_folder(SourceFolder(path))
         return opened
 
-    def content(self, path: Path) -> object:
-        """Return all files, where equal states give equal bytes."""
-        if not self.same_bytes:
-            return None
-        return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    def content(self, path: Path) -> dict[str, bytes]:
+        """Return all files."""
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
-    def saved(self, path: Path, **options: Any) -> FlatState:
-        """Write the sample by the bridge itself, and return it."""
-        sample = self.sample()
+    def put(self, path: Path, content: Mapping[str, bytes]) -> None:
+        """Write all files, and remove others; what the last call wrote to the same place is left."""
+        there = self._put[1] if self._put[0] == path else {}
+        if not there:
+            shutil.rmtree(path, ignore_errors=True)
+        for name in there.keys() - content.keys():
+            (path / name).unlink()
+        for name, data in content.items():
+            if there.get(name) != data:
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                (path / name).write_bytes(data)
+        self._put = path, dict(content)
+
+    _put: tuple[Path | None, dict[str, bytes]] = (None, {})
+
+    def saved(self, path: Path, seed: int = 0, **options: Any) -> FlatState:
+        """Write a state by the bridge itself, and return it."""
+        tensors: dict[Key, Any] = {**self.sample(), ("m", "seeded"): self.array(9, seed=seed)}
+        state, expected = self.state_of(tensors), self.state_of(snapshot(tensors))
         registry = Registry().extend(_Plugin(self.format), name="under test", distribution="under test")
-        write_checkpoint(sample, path, WriteOptions(format=self.format.name, **options), registry)
-        return sample
+        write_checkpoint(state, path, WriteOptions(format=self.format.name, **options), registry)
+        return expected
 
     def contents(self, path: Path, step: int | None = None) -> FolderContents:
         """Return what a folder holds."""
         contents: FolderContents = self.format.contents(SourceFolder(path), step)
         return contents
 
+    # Declarations
+
     def test_is_a_format_with_usable_declarations(self) -> None:
         """Names, extensions and dtypes are what the bridge can use."""
-        assert isinstance(self.format, FolderFormat)
-        assert self.format.name
-        assert all(extension.startswith(".") for extension in self.format.extensions)
-        assert set(self.format.capabilities.dtypes) <= set(DTYPES)
+        names = ("name", "extensions", "layout", "capabilities")
+        methods = ("sniff_folder", "contents", "open_folder", "write_folder")
+        missing = [name for name in (*names, *methods) if not hasattr(self.format, name)]
+        assert not missing, f"The format has no {missing}; see bridge_core.formats.FolderFormat."
+        assert isinstance(self.format, FolderFormat), "The format is not a bridge_core.formats.FolderFormat."
+        check_declarations(self.format)
 
-    def test_sniffing_knows_its_own_folders_and_no_others(self, tmp_path: Path, path: Path) -> None:
-        """By content, whatever its name. A folder of files is not one, nor an empty one."""
+    # Sniffing
+
+    def test_sniffing_knows_its_own_folders_and_no_others(self, tmp_path: Path) -> None:
+        """A folder of files is not one, nor an empty one."""
+        extension = self.format.extensions[0]
         for state in (self.sample(), self.state_of({})):
-            assert self.format.sniff_folder(SourceFolder(self.write(state, tmp_path / "any name")))
+            folder = self.write(state, tmp_path / f"weights{extension}")
+            assert self.format.sniff_folder(SourceFolder(folder)), (
+                f"sniff_folder does not know a folder of its own format, with {len(state)} tensors. Look "
+                "for a marker that write_folder puts into every folder."
+            )
         other = tmp_path / "files"
         other.mkdir()
-        assert not self.format.sniff_folder(SourceFolder(other))
+        self._check_foreign(other, "an empty folder")
         (other / "model.safetensors").write_bytes(b"weights")
         (other / "20").mkdir()
         (other / "20" / "config.json").write_text("{}")
-        assert not self.format.sniff_folder(SourceFolder(other))
+        self._check_foreign(other, "a folder with model.safetensors and 20/config.json")
         for candidate in (self.registry or builtin_formats()).folder_formats.values():
-            assert candidate.name == self.format.name or not candidate.sniff_folder(
-                SourceFolder(self.write(self.sample(), path))
+            assert candidate.name == self.format.name or not candidate.sniff_folder(SourceFolder(folder)), (
+                f"The format {candidate.name} takes a folder of {self.format.name} for its own. Write a "
+                "marker of your own."
             )
+
+    def test_sniffing_ignores_the_name(self, tmp_path: Path) -> None:
+        """A folder is what it contains, whatever it is called."""
+        extension = self.format.extensions[0] if self.format.extensions else ".unknown"
+        for content in ("own", "foreign"):
+            answers = []
+            for name in (f"{content}{extension}", f"{content}.renamed"):
+                folder = tmp_path / name
+                if content == "own":
+                    self.write(self.sample(), folder)
+                else:
+                    folder.mkdir()
+                    (folder / "notes.txt").write_text("Not a checkpoint.")
+                answers.append(self.format.sniff_folder(SourceFolder(folder)))
+            assert answers[0] == answers[1], (
+                f"sniff_folder gives {answers} for one content under two names. Look at the content only."
+            )
+
+    def test_sniffing_changes_nothing(self, path: Path) -> None:
+        """No file is written, no value is read, and none stays open."""
+        self.write(self.state_of({("big", "w"): self.big()}), path)
+        before, files = self.content(path), open_files()
+        with counted_reads() as counted:
+            self.format.sniff_folder(SourceFolder(path))
+        assert counted.nbytes < len(self.big().tobytes()) // 10, (
+            f"sniff_folder read {counted.nbytes} bytes. Look at names, and at small files."
+        )
+        assert self.content(path) == before, "sniff_folder changed the folder."
+        left = open_files() - files
+        assert not left, f"sniff_folder left {sorted(left)} open."
+
+    def test_sniffing_raises_nothing(self, path: Path) -> None:
+        """Whatever is damaged or missing."""
+        content = self.content(self.write(self.sample(), path))
+        for name, data in content.items():
+            others = {other: its for other, its in content.items() if other != name}
+            for what, changed in (
+                ("missing", others),
+                ("empty", {**others, name: b""}),
+                ("cut off", {**others, name: data[: len(data) // 2]}),
+                ("of other content", {**others, name: b"\xff<html>"}),
+            ):
+                self.put(path, changed)
+                try:
+                    answer = self.format.sniff_folder(SourceFolder(path))
+                except Exception as err:
+                    pytest.fail(
+                        f"{name} was {what}, and sniff_folder raised {type(err).__name__}: {err}. Return "
+                        "False, or True where it is a damaged folder of this format."
+                    )
+                assert answer is True or answer is False, f"sniff_folder returned {answer!r}."
+
+    # Steps and items
 
     def test_a_folder_by_itself_is_one_item(self, path: Path) -> None:
         """It has no steps, and the item is read by default."""
         contents = self.contents(self.write(self.sample(), path))
-        assert contents.steps == ()
-        assert [item.name for item in contents.items] == [contents.item]
-        assert contents.items[0].has_tensors
+        assert contents.steps == (), f"a folder by itself has no steps; contents gives {contents.steps}"
+        names = [item.name for item in contents.items]
+        assert names == [contents.item], (
+            f"A folder by itself is one item, which is read by default; contents gives the items {names}, "
+            f"and {contents.item!r} as the default."
+        )
+        assert contents.items[0].has_tensors, "the only item of a folder has to have has_tensors=True"
 
     def test_steps_are_listed_and_the_latest_is_read(self, path: Path) -> None:
         """By number: 100 is later than 20."""
         self._need(self.has_steps)
-        for step in (20, 3, 100):
-            sample = self.saved(path, step=step)
+        saved = {step: self.saved(path, seed=step, step=step) for step in (20, 3, 100)}
         contents = self.contents(path)
-        assert (contents.steps, contents.step) == ((3, 20, 100), 100)
-        assert self.contents(path, 20).step == 20
-        with self.format.open_folder(SourceFolder(path), step=3) as opened:
-            self.check_equal(opened, sample)
-        with pytest.raises(UsageError):
+        found = (contents.steps, contents.step)
+        assert found == ((3, 20, 100), 100), (
+            f"The steps 3, 20 and 100 were written; contents gives {found[0]} with {found[1]} as the latest. "
+            "Compare steps as numbers: as text, 20 comes after 100."
+        )
+        chosen = self.contents(path, 20).step
+        assert chosen == 20, f"contents was asked for step 20, and gives {chosen}"
+        for step in (3, None):
+            with self.format.open_folder(SourceFolder(path), step=step) as opened:
+                problem = difference(opened, snapshot(saved[step or 100]))
+            assert not problem, f"open_folder with step={step} does not read that step: {problem}"
+        try:
             self.contents(path, 4)
+        except UsageError:
+            return
+        pytest.fail("contents was asked for step 4, which there is not. Raise UsageError.")
 
     def test_items_are_listed_and_read_by_name(self, path: Path) -> None:
         """The item that was written is read, with its name and without."""
         self._need(self.has_items)
-        sample = self.saved(path, item="params", **({"step": 7} if self.has_steps else {}))
+        saved = self.saved(path, item="params", **({"step": 7} if self.has_steps else {}))
         contents = self.contents(path)
-        assert [item.name for item in contents.items if item.has_tensors] == ["params"]
+        names = [item.name for item in contents.items if item.has_tensors]
+        assert names == ["params"], f"the item 'params' was written; contents lists {names}"
         for item in (None, "params"):
             with self.format.open_folder(SourceFolder(path), item=item) as opened:
-                self.check_equal(opened, sample)
-        with pytest.raises(UsageError):
+                problem = difference(opened, snapshot(saved))
+            assert not problem, f"open_folder with item={item!r} does not read the item: {problem}"
+        try:
             self.format.open_folder(SourceFolder(path), item="absent")
+        except UsageError:
+            return
+        pytest.fail("open_folder was asked for the item 'absent', which there is not. Raise UsageError.")
 
-    def test_a_dtype_it_lacks_is_refused_before_a_byte_is_written(self, tmp_path: Path) -> None:
-        """All such tensors are refused, whatever else the state holds."""
-        lacking = sorted(set(DTYPES) - set(self.format.capabilities.dtypes))
-        good = np.zeros(2, DTYPES[self.some_dtype()])
-        for name in lacking:
-            folder = tmp_path / name
-            folder.mkdir()
-            tensors: dict[Key, Array] = {("a", "good"): good, ("z", "bad"): np.zeros(4, DTYPES[name])}
-            with pytest.raises(UnsupportedFeature) as caught:
-                self.format.write_folder(self.state_of(tensors), FolderWriter(folder, Budget(1)))
-            assert not list(folder.iterdir())
-            assert "bad" in str(caught.value)
-            assert name in str(caught.value)
+    # Damage
 
     def test_a_file_that_is_missing_or_cut_off_is_found_or_harmless(self, path: Path) -> None:
-        """Nothing but a `BridgeError` is raised, and no tensor has other values."""
-        sample = self.sample()
-        whole = self.write(sample, path).rename(path.with_name("whole"))
-        for name, size in _damages(whole):
-            shutil.copytree(whole, path)
-            if size is None:
-                (path / name).unlink()
-            else:
-                os.truncate(path / name, size)
-            self._check_damaged(path, sample)
-            shutil.rmtree(path)
-
-    def test_flipped_bits_raise_nothing_else(self, path: Path) -> None:
-        """In each file, at several places; a format without checksums may read other values."""
-        sample = self.sample()
-        rng = np.random.default_rng(5)
-        for name in [file.relative_to(path) for file in _files(self.write(sample, path))]:
-            content = (path / name).read_bytes()
-            for _ in range(10 if content else 0):
-                damaged = bytearray(content)
-                damaged[int(rng.integers(0, len(content)))] ^= 1 << int(rng.integers(0, 8))
-                (path / name).write_bytes(damaged)
-                self._check_damaged(path, None)
-            (path / name).write_bytes(content)
-
-    def test_closing_twice_is_harmless(self, path: Path) -> None:
-        """Arrays that were read stay valid."""
-        self.write(self.sample(), path)
-        opened = self.read(path)
-        values: dict[Key, Array] = dict(opened)
-        opened.close()
-        opened.close()
-        self.check_equal(FlatState(values), self.sample())
+        """No tensor is lost, and none has other values."""
+        sample = snapshot(self.varied_sample())
+        content = self.content(self.write(self.varied_sample(), path))
+        for damage, changed in _cuts(content):
+            one = self.outcome(path, changed, damage)
+            if one.values is None:
+                continue
+            lost = sorted(set(sample) - set(one.values))
+            assert not lost, (
+                f"{damage}, and the folder was read without {lost}. Note in one file what the others have to "
+                "hold, and compare; raise MalformedFile."
+            )
+            wrong = [key for key in sample if not same_bits(one.values[key], sample[key])]
+            assert not wrong, (
+                f"{damage}, and {wrong} were read with other values. Compare the size of each file with what "
+                "is expected; raise MalformedFile or TruncatedFile."
+            )
 
     def _need(self, has: bool) -> None:
         if not has:
             pytest.skip(f"{self.format.name} has none")
 
-    def _check_damaged(self, path: Path, expected: FlatState | None) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                with self.read(path) as found:
-                    arrays = {key: found.tensor(key).read(full(found.spec(key).shape)) for key in found}
-            except BridgeError:
-                return
-        if expected is not None and arrays:
-            assert all(same_bits(arrays[key], expected[key]) for key in arrays)
+    def _check_foreign(self, folder: Path, what: str) -> None:
+        assert not self.format.sniff_folder(SourceFolder(folder)), (
+            f"sniff_folder takes {what} for its own. Look for a marker that only your folders have."
+        )
 
 
 class _Plugin:
@@ -211,14 +294,10 @@ class _Plugin:
         return [self._format]
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _damages(path: Path) -> Iterator[tuple[Path, int | None]]:
-    """Yield the name of a file, and the size to which it is cut off; None if it is to be missing."""
-    for file in _files(path):
-        name, size = file.relative_to(path), file.stat().st_size
-        yield name, None
-        for cut in sorted({0, 1, size // 2, size - 1} & set(range(size))):
-            yield name, cut
+def _cuts(content: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield content without a file, or with one that is cut off."""
+    for name, data in content.items():
+        others = {other: its for other, its in content.items() if other != name}
+        yield f"{name} is missing", others
+        for cut in sorted({0, 1, len(data) // 2, len(data) - 1} & set(range(len(data)))):
+            yield f"{name} is cut off at byte {cut}", {**others, name: data[:cut]}

@@ -2,169 +2,149 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bridge_core.errors import SystemFailure, UnsupportedFeature
+from bridge_core.errors import SystemFailure
 from bridge_core.formats import Format
 from bridge_core.io import SourceFile
-from bridge_core.state import (
-    DTYPES,
-    Array,
-    FlatState,
-    Key,
-)
-from bridge_core.testing.harness import (
-    CountingFile,
-    builtin_formats,
-    read_state,
-    sniffs,
-    write_state,
-)
-from bridge_core.testing.strategies import same_bits
+from bridge_core.state import FlatState, Key, as_tensor
+from bridge_core.testing.comparison import snapshot
+from bridge_core.testing.format_damage import FileDamageContract
+from bridge_core.testing.format_declarations import check_declarations
+from bridge_core.testing.format_keys import KeysContract
+from bridge_core.testing.format_laziness import LazinessContract
+from bridge_core.testing.format_lifetime import LifetimeContract
+from bridge_core.testing.format_metadata import MetadataContract
+from bridge_core.testing.format_sniffing import SniffingContract
+from bridge_core.testing.format_writing import WritingContract
+from bridge_core.testing.harness import read_state
 from bridge_core.testing.values import ValuesContract
 from bridge_core.transfer import Budget, FileTarget
 
 __all__ = ["FormatContract"]
 
+_COUNT = 12
+"""Number of shards for the comparison of names."""
 
-class FormatContract(ValuesContract):
+
+class FormatContract(
+    SniffingContract,
+    ValuesContract,
+    KeysContract,
+    MetadataContract,
+    LazinessContract,
+    WritingContract,
+    LifetimeContract,
+    FileDamageContract,
+):
     """Subclass it as ``Test...`` and set ``format``.
 
     Attributes:
         format: The format under test.
         registry: Other formats, which must not take this one's files for theirs, nor this one theirs;
             by default those of the core.
+        same_bytes: Whether equal states give equal bytes.
+        times_damage: How many damaged contents are tried, as a multiple of the usual number.
     """
 
     # Declarations
 
     def test_is_a_format_with_usable_declarations(self) -> None:
         """Names, extensions and dtypes are what the bridge can use."""
-        assert isinstance(self.format, Format)
-        assert self.format.name
-        assert self.format.extensions
-        assert all(extension.startswith(".") for extension in self.format.extensions)
-        assert set(self.format.capabilities.dtypes) <= set(DTYPES)
+        missing = [
+            name
+            for name in ("name", "extensions", "layout", "capabilities", "names", "sniff", "open", "write")
+            if not hasattr(self.format, name)
+        ]
+        assert not missing, f"The format has no {missing}; see bridge_core.formats.Format."
+        assert isinstance(self.format, Format), "The format is not a bridge_core.formats.Format."
+        check_declarations(self.format)
+        assert self.format.extensions, "extensions is empty: new files need a suffix."
+
+    def test_names_of_shards_differ(self) -> None:
+        """From each other, from the single file's and the index's."""
         names = self.format.names
-        if names is not None:
-            assert names.shard.format(index=1, count=2) != names.shard.format(index=2, count=2)
+        if names is None:
+            pytest.skip(f"{self.format.name} has no usual names")
+        shards = [names.shard.format(index=index, count=_COUNT) for index in range(1, _COUNT + 1)]
+        every = [*shards, names.single, names.index]
+        twice = sorted({name for name in every if every.count(name) > 1})
+        assert not twice, (
+            f"Several files of a sharded checkpoint have the name {twice}. names.shard needs {{index:05d}}, "
+            "and names.single and names.index other names."
+        )
+        strange = [name for name in (*shards, names.single) if not name.endswith(self.format.extensions)]
+        assert not strange, (
+            f"names gives {strange[0]!r}, which ends with none of the extensions {self.format.extensions}."
+        )
+        assert names.shard.format(index=1, count=2) != names.shard.format(index=1, count=3), (
+            f"names.shard, {names.shard!r}, has no number of all shards: it needs {{count:05d}}."
+        )
 
-    # Laziness
-
-    def test_opening_reads_no_values(self, path: Path) -> None:
-        """Capability ``lazy``: few bytes, and damaged values are not noticed yet."""
-        self.need("lazy")
-        array = self.big()
-        write_state(self.format, self.state_of({("a", "big"): array, ("b", "big"): array}), path)
-        content = bytearray(path.read_bytes())
-        at = content.find(array.tobytes()[: 64 << 10])
-        if at >= 0:
-            content[at + 100] ^= 0xFF
-            path.write_bytes(content)
-        file = CountingFile(path)
-        with read_state(self.format, path, file=file) as opened:
-            assert opened.spec(("a", "big")).shape == array.shape
-            assert file.count < len(content) // 20
-
-    def test_a_slice_reads_about_its_own_bytes(self, path: Path) -> None:
-        """Capability ``sliceable``."""
-        self.need("sliceable")
-        array = self.big()
-        write_state(self.format, self.state_of({("big",): array}), path)
-        file = CountingFile(path)
-        with read_state(self.format, path, file=file) as opened:
-            before = file.count
-            assert same_bits(opened.read(("big",), slice(500, 510)), array[500:510])
-            assert file.count - before < array.nbytes // 20
-
-    # Refusals and damage
-
-    def test_a_dtype_it_lacks_is_refused_before_a_byte_is_written(self, tmp_path: Path) -> None:
-        """All such tensors are refused, whatever else the state holds."""
-        lacking = sorted(set(DTYPES) - set(self.format.capabilities.dtypes))
-        if not lacking:
-            pytest.skip(f"{self.format.name} holds every dtype")
-        good = np.zeros(2, DTYPES[self.some_dtype()])
-        for name in lacking:
-            target = tmp_path / name
-            target.touch()
-            state = self.state_of({("a", "good"): good, ("z", "bad"): np.zeros(4, DTYPES[name])})
-            with pytest.raises(UnsupportedFeature) as caught:
-                self.format.write(state, FileTarget(target, Budget(1)))
-            assert target.stat().st_size == 0
-            assert "bad" in str(caught.value)
-            assert name in str(caught.value)
-
-    def test_a_file_cut_off_anywhere_is_refused(self, path: Path) -> None:
-        """At its ends at every byte, and at many places between."""
-        content = write_state(self.format, self.sample(), path).read_bytes()
-        ends = (*range(min(80, len(content))), *range(max(0, len(content) - 80), len(content)))
-        between = np.random.default_rng(3).integers(0, len(content), 60).tolist()
-        for cut in sorted({*ends, *between}):
-            assert self.damaged(path, content[:cut]) is None, f"{cut} of {len(content)} bytes passed"
-
-    def test_flipped_bits_are_found_or_harmless(self, path: Path) -> None:
-        """Nothing but a `BridgeError` is raised, whatever the damage."""
-        content = write_state(self.format, self.sample(), path).read_bytes()
-        rng = np.random.default_rng(5)
-        for _ in range(200):
-            damaged = bytearray(content)
-            for at in rng.integers(0, len(content), rng.integers(1, 4)):
-                damaged[at] ^= 1 << int(rng.integers(0, 8))
-            self.damaged(path, bytes(damaged))
-
-    def test_bytes_put_in_or_taken_out_are_found_or_harmless(self, path: Path) -> None:
-        """As above, for damage that moves what follows."""
-        content = write_state(self.format, self.sample(), path).read_bytes()
-        rng = np.random.default_rng(6)
-        for _ in range(100):
-            at, length = int(rng.integers(0, len(content))), int(rng.integers(1, 9))
-            inserted = bytes(rng.integers(0, 256, length, np.uint8))
-            self.damaged(path, content[:at] + inserted + content[at:])
-            self.damaged(path, content[:at] + content[at + length :])
+    def test_tied_tensors_take_the_space_that_is_declared(self, path: Path) -> None:
+        """``names.ties``: copied, or stored once; the sizes of shards are computed from it."""
+        names = self.format.names
+        if names is None:
+            pytest.skip(f"{self.format.name} has no usual names")
+        known = ("copied", "shared", "dropped")
+        assert names.ties in known, f"names.ties is {names.ties!r}; expected one of {known}."
+        if not self.format.capabilities.metadata:
+            pytest.skip(f"{self.format.name} stores no ties")
+        shared = as_tensor(array := self.array(64, 1024))
+        keys: list[Key] = [("a", "w"), ("b", "w")]
+        metadata = FlatState({}).metadata.with_(ties={keys[1]: keys[0]})
+        self.write(self.state_of(dict.fromkeys(keys, shared), metadata=metadata), path)
+        copies = round(path.stat().st_size / array.nbytes)
+        wanted = 2 if names.ties == "copied" else 1
+        assert copies == wanted, (
+            f"names.ties is {names.ties!r}, but two tied tensors took the space of {copies} rather than "
+            f"{wanted}. Declare what write does: 'copied', 'shared' or 'dropped'."
+        )
 
     # Files
 
-    def test_sniffing_knows_its_own_files_and_no_others(self, tmp_path: Path, path: Path) -> None:
-        """By content: the file's name has no effect."""
-        registry = self.registry or builtin_formats()
-        odd = tmp_path / "weights"
-        for state in (self.sample(), self.state_of({})):
-            write_state(self.format, state, odd)
-            for name, other in {**registry.formats, self.format.name: self.format}.items():
-                assert sniffs(other, odd) == (name == self.format.name), name
-        for name, other in registry.formats.items():
-            if name != self.format.name:
-                tensors: dict[Key, Array] = {
-                    ("a", "w"): np.zeros(4, DTYPES[sorted(other.capabilities.dtypes)[0]])
-                }
-                write_state(other, FlatState(tensors, layout=other.layout), odd)
-                assert not sniffs(self.format, odd), name
-
-    def test_an_empty_file_is_refused(self, path: Path) -> None:
-        """A file of zero bytes is not a state without tensors."""
-        assert self.damaged(path, b"") is None
-
-    @pytest.mark.parametrize(
-        "content", [b"", b"\0", b"{}", b"<html>", b"PK\3\4", bytes(4096), b"\xff" * 4096]
-    )
-    def test_foreign_content_raises_nothing_else(self, path: Path, content: bytes) -> None:
-        """Whatever the file contains."""
-        path.write_bytes(content)
-        assert sniffs(self.format, path) in (True, False)
-        self.damaged(path, content)
+    def test_opening_needs_no_path(self, path: Path) -> None:
+        """Unless ``needs_path`` is declared: what is read is the open file."""
+        if self.format.capabilities.needs_path or os.name == "nt":
+            pytest.skip(f"{self.format.name} declares needs_path, or the system removes no open file")
+        sample = snapshot(self.sample())
+        self.write(self.sample(), path)
+        file = SourceFile(path)
+        path.unlink()
+        try:
+            with read_state(self.format, path, file=file) as opened:
+                self.check_equal(opened, sample)
+        except OSError as err:
+            pytest.fail(
+                f"The name of an open file was removed, and opening raised {type(err).__name__}: {err}. Read "
+                "from the SourceFile that is given, not from file.path, or declare needs_path."
+            )
 
     def test_closing_the_state_closes_the_file(self, path: Path) -> None:
-        """Once: a second close is harmless. A file that failed to open is left to the caller."""
-        write_state(self.format, self.sample(), path)
+        """The file that the format was given is the state's."""
+        self.write(self.sample(), path)
+        with SourceFile(path) as file:
+            opened = self.format.open(file)
+            opened.close()
+            try:
+                _ = file.fd
+            except SystemFailure:
+                return
+        pytest.fail(
+            "The state was closed, and its file is still open. Return FlatState(..., close=file.close)."
+        )
+
+    def read_and_close(self, path: Path) -> tuple[FlatState, Callable[[], None]]:
+        """Open a checkpoint, and return what closes the file that the format was given."""
         file = SourceFile(path)
-        opened = self.format.open(file)
-        values: dict[Key, Array] = dict(opened)
-        opened.close()
-        opened.close()
-        with pytest.raises(SystemFailure):
-            _ = file.fd
-        self.check_equal(FlatState(values), self.sample())
+        return read_state(self.format, path, file=file), file.close
+
+    def write_plainly(self, state: FlatState, folder: Path) -> None:
+        """Write a state into an empty folder, with nothing that cleans up after a failure."""
+        target = folder / "target"
+        target.touch()
+        self.format.write(state, FileTarget(target, Budget(1)))

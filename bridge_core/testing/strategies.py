@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "bit_patterns",
     "flat_states",
     "keys",
+    "plain_values",
     "regions_of",
     "same_bits",
     "tensor_specs",
@@ -30,6 +32,8 @@ _BITS = {
     "int2": 2,
     "uint2": 2,
 }
+_DRAWN = 262_147
+"""Random bytes of a large array, which repeats them; a prime, so that no block equals the next one."""
 _SPECIAL = {
     "float32": [0x7FC00000, 0x7F800001, 0xFFC12345, 0x7F800000, 0xFF800000, 0x80000000, 1],
     "float64": [0x7FF8 << 48, (0x7FF0 << 48) + 1, (0xFFF8 << 48) + 0x12345, 0x7FF0 << 48, 1 << 63, 1],
@@ -61,6 +65,23 @@ def bit_patterns(name: str, *, seed: int = 0) -> Array:
     special = np.array(_SPECIAL.get(part, [0]), f"u{DTYPES[part].itemsize}")
     raw.view(special.dtype)[: special.size] = special
     return raw
+
+
+def plain_values(name: str, shape: tuple[int, ...], *, seed: int = 0) -> Array:
+    """Return an array of finite values that are positive, or also zero for narrow dtypes and bool.
+
+    Args:
+        name: The dtype's name.
+        shape: The shape.
+        seed: Seed of the values.
+    """
+    dtype = DTYPES[name]
+    nbytes = math.prod(shape) * dtype.itemsize
+    raw = np.random.default_rng(seed).integers(16, 101, min(nbytes, _DRAWN), np.uint8)
+    raw = np.resize(raw, nbytes)
+    if name == "bool" or name in _BITS:
+        raw &= {"bool": 1}.get(name, (1 << _BITS.get(name, 1) - 1) - 1)
+    return raw.view(dtype).reshape(shape)
 
 
 def same_bits(first: Array, second: Array) -> bool:

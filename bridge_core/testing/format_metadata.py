@@ -1,0 +1,136 @@
+"""The contract of what any format does with a state's layout and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge_core.state import (
+    AuxiliaryTensor,
+    FlatState,
+    Key,
+    LayerInfo,
+    StateMetadata,
+    as_tensor,
+)
+from bridge_core.testing.comparison import difference, snapshot
+from bridge_core.testing.harness import FormatHarness
+
+__all__ = ["MetadataContract"]
+
+_ADVICE = (
+    "Store the text of dump_metadata(state.layout, state.metadata) and read it with load_metadata, or "
+    "declare metadata=False."
+)
+
+_FIELDS: dict[str, Any] = {
+    "layers": {
+        ("layers", "0"): LayerInfo("linear", "guess", ("bias",)),
+        ("emb",): LayerInfo(
+            None, "", ("weight",), candidates=("torch.linear",), transforms={"flax": "dense"}
+        ),
+        ("a.b", "ü"): LayerInfo("linear", "guess", ("bias",)),
+    },
+    "collections": {("layers", "0", "bias"): "batch_stats"},
+    "boxes": {("layers", "0", "bias"): "value"},
+    "separators": {"flax": "/"},
+    "auxiliary_tensors": {("bn", "count"): AuxiliaryTensor.of(np.array(7, np.int64))},
+    "tree_form": {"flax": "variables"},
+    "providers": {"bilinear": "some-distribution"},
+}
+
+
+class MetadataContract(FormatHarness):
+    """Capability ``metadata``: a file records all that a later conversion needs."""
+
+    @pytest.mark.parametrize("field", sorted(_FIELDS))
+    def test_metadata_survives(self, path: Path, field: str) -> None:
+        """Layers, collections, forms and the rest, each by itself."""
+        self._check_field(path, field, _FIELDS[field])
+
+    def test_empty_nodes_survive(self, path: Path) -> None:
+        """Nodes of the tree without tensors, with and without tensors elsewhere."""
+        self._check_field(path, "empty", (("nothing", "here"), ("z",)))
+        self.need("metadata")
+        bare = FlatState({}, layout="neutral", metadata=StateMetadata(empty=(("nothing",),)))
+        with self.reopened(bare, path.with_name(f"bare{path.suffix}")) as opened:
+            found = opened.metadata.empty
+        assert found == (("nothing",),), (
+            f"A state with nothing but an empty node was written, and {found} was read. {_ADVICE}"
+        )
+
+    def test_ties_survive(self, path: Path) -> None:
+        """Tensors under several keys: each key is read, and that they are tied is known."""
+        self.need("metadata")
+        shared = as_tensor(self.array(2, 3))
+        names: tuple[Key, ...] = (("emb", "weight"), ("head", "weight"), ("lm", "weight"))
+        ties = {names[1]: names[0], names[2]: names[0]}
+        state = FlatState(
+            {**dict.fromkeys(names, shared), ("head", "bias"): self.array(4)},
+            layout="neutral",
+            metadata=StateMetadata(ties=ties),
+        )
+        expected = snapshot(state)
+        with self.reopened(state, path) as opened:
+            problem = difference(opened, expected)
+            found = dict(opened.metadata.ties)
+        assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
+        assert found == ties, f"The ties {ties} were written, and {found} was read. {_ADVICE}"
+
+    def test_equal_tensors_are_not_tied(self, path: Path) -> None:
+        """Equal values do not make a tie: a later training step would change both."""
+        self.need("metadata")
+        tensors: dict[Key, Any] = {("a", "w"): self.array(2, 3), ("b", "w"): self.array(2, 3)}
+        with self.reopened(FlatState(tensors, layout="neutral"), path) as opened:
+            found = dict(opened.metadata.ties)
+        assert not found, f"Two tensors of equal values were read as tied: {found}. Take ties from metadata."
+
+    @pytest.mark.parametrize("layout", ["torch", "flax", "neutral"])
+    def test_every_layout_survives(self, path: Path, layout: str) -> None:
+        """A file records its layout."""
+        self.need("metadata")
+        with self.reopened(FlatState({("a", "w"): self.array(2)}, layout=layout), path) as opened:
+            found = opened.layout
+        assert found == layout, (
+            f"A state of the layout {layout!r} was written, and {found!r} was read. Store the layout; "
+            "format.layout is only for files that do not record theirs."
+        )
+
+    def test_two_readings_share_no_metadata(self, path: Path) -> None:
+        """Whoever changes one state's metadata must not change another state's."""
+        self.need("metadata")
+        state = FlatState(
+            {("layers", "0", "bias"): self.array(4)}, layout="neutral", metadata=StateMetadata(**_FIELDS)
+        )
+        self.write(state, path)
+        with self.read(path) as first:
+            expected = _dicts(first.metadata)
+            for value in vars(first.metadata).values():
+                if isinstance(value, dict):
+                    value.clear()
+        with self.read(path) as second:
+            found = _dicts(second.metadata)
+        assert found == expected, (
+            "Changing the metadata of one state that was read changed what the next reading gave. Make new "
+            "metadata in each open, and keep none in the format or its module."
+        )
+
+    def _check_field(self, path: Path, field: str, value: Any) -> None:
+        self.need("metadata")
+        state = FlatState(
+            {("emb", "weight"): self.array(2, 3), ("layers", "0", "bias"): self.array(4)},
+            layout="neutral",
+            metadata=StateMetadata(**{field: value}),
+        )
+        with self.reopened(state, path) as opened:
+            found = getattr(opened.metadata, field)
+        assert found == value, f"metadata.{field} was written as {value} and read as {found}. {_ADVICE}"
+
+
+def _dicts(metadata: StateMetadata) -> dict[str, dict[Any, Any]]:
+    """Return copies of all mappings of some metadata."""
+    return {name: dict(value) for name, value in vars(metadata).items() if isinstance(value, Mapping)}
