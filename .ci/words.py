@@ -28,6 +28,7 @@ SHIPPED = (
     "plugins/ckptbridge-recipes/ckptbridge_recipes",
     "plugins/ckptbridge-transformers/ckptbridge_transformers",
 )
+FROM_DOCSTRINGS = ROOT / "docs/reference"
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")
 
 WORDS = {
@@ -100,7 +101,9 @@ def _allowed() -> dict[tuple[str, str], int]:
 def _files(asked: list[str]) -> Iterator[Path]:
     for place in asked or [*SHIPPED, *DOCUMENTS]:
         for path in [Path(place)] if Path(place).is_absolute() else sorted(ROOT.glob(place)):
-            inner = sorted(p for p in path.rglob("*") if p.suffix in (".py", ".md"))
+            inner = sorted(
+                p for p in path.rglob("*") if p.suffix in (".py", ".md") and p.parent != FROM_DOCSTRINGS
+            )
             yield from inner if path.is_dir() else [path]
 
 

@@ -76,6 +76,8 @@ if TYPE_CHECKING:
         Capabilities as Capabilities,
         FileImage as FileImage,
         Format as Format,
+        HeaderFormat as HeaderFormat,
+        StoredTensor as StoredTensor,
         WriteTarget as WriteTarget,
     )
     from bridge_core.io import (
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
         LayerKind as LayerKind,
         LayerTransform as LayerTransform,
         Leaf as Leaf,
+        custom_layer as custom_layer,
     )
     from bridge_core.plan import (
         Plan as Plan,
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins import (
         Checkpoint as Checkpoint,
         Framework as Framework,
+        FrameworkBase as FrameworkBase,
         Guidance as Guidance,
         Library as Library,
         Registry as Registry,
@@ -141,11 +145,13 @@ else:
                 "UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"
             ),
-            "formats": "Capabilities FileImage Format WriteTarget",
+            "formats": "Capabilities FileImage Format HeaderFormat StoredTensor WriteTarget",
             "io": "SourceFile",
-            "layers": "LayerKind LayerTransform Leaf",
+            "layers": "custom_layer LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
-            "plugins": "Checkpoint default_registry Framework Guidance hookimpl Library Registry",
+            "plugins": (
+                "Checkpoint default_registry Framework FrameworkBase Guidance hookimpl Library Registry"
+            ),
             "proof": "match prove",
             "rules": "load_rules Rule",
             "state": (

@@ -64,6 +64,8 @@ def parse_axes(text: str) -> tuple[Axis, ...]:
     >>> parse_axes("in heads/2")
     (Axis(members=('in',), spread='', split=1), Axis(members=('heads',), spread='', split=2))
     """
+    if text.count("(") != text.count(")"):
+        raise PluginError(f"axes {text!r}: expected a ')' for each '(', got another number.")
     axes = []
     tokens = iter(text.replace("(", " ( ").replace(")", " ) ").split())
     for token in tokens:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import shlex
 import signal
 import sys
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bridge_core.cli.completion import VARIABLE, answer_shell
 from bridge_core.cli.options import plugin_options, verbose_option
 from bridge_core.cli.terminal import complain, documents_printed, finish_output, print_json
 from bridge_core.errors import BridgeError, RuleError, SystemFailure, UsageError
@@ -66,6 +68,8 @@ class App(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, and end the process with the exit code; or return it outside standalone mode."""
+        if standalone_mode and (asked := os.environ.get(VARIABLE)):
+            sys.exit(answer_shell(self, asked))
         with _clean_ends(), _shown_warnings():
             given = args[0] if args else extra.get("args")
             words = list(given) if given is not None else sys.argv[1:]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge_core.cli import completion
 from bridge_core.cli.terminal import aside
 from bridge_core.errors import BridgeError, PluginWarning, UsageError
 
@@ -120,6 +121,7 @@ json_option = click.option(
 layout_option = click.option(
     "--layout",
     metavar="LAYOUT",
+    shell_complete=completion.a_layout,
     help="Layout of SRC: torch, flax or neutral. Needed where the file does not record it and its names do "
     "not show it.",
 )
@@ -197,6 +199,7 @@ def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
     recipe_option = click.option(
         "--recipe",
         metavar="NAME",
+        shell_complete=completion.a_recipe,
         help="An installed recipe, the rules for a family of models; 'ckptbridge recipes' lists them. 'none' "
         "converts by names and shapes where one is needed.",
     )
@@ -209,6 +212,7 @@ dtype_option = click.option(
     multiple=True,
     callback=_dtypes,
     metavar="[PATTERN=]DTYPE",
+    shell_complete=completion.a_dtype_at_the_end,
     help="Cast floating-point tensors to DTYPE, e.g. bfloat16; the cast may lose precision. With PATTERN "
     "only target tensors of these names, e.g. 'img.**=float32'; the last that matches decides. Repeatable.",
 )
@@ -230,6 +234,7 @@ plugin_options = _stacked(
         "disabled_plugins",
         multiple=True,
         metavar="NAME",
+        shell_complete=completion.a_plugin,
         help=(
             "Leave out an installed plugin, by its name, module or distribution; 'all' leaves out all but "
             "ckptbridge's own. Repeatable. The variable CKPTBRIDGE_DISABLE_PLUGINS, a list with commas, does "
@@ -343,10 +348,17 @@ evidence_options = _stacked(
 """Options about the source; the parameters have the names of those of `bridge_core.plan_conversion`."""
 
 target_options = _stacked(
-    click.option("--to", required=True, metavar="torch|flax|neutral", help="Layout to convert to."),
+    click.option(
+        "--to",
+        required=True,
+        metavar="torch|flax|neutral",
+        shell_complete=completion.a_layout,
+        help="Layout to convert to.",
+    ),
     click.option(
         "--like",
         metavar="PATH",
+        shell_complete=completion.a_file,
         help="Weights of the target's model; their names and shapes are the template.",
     ),
     evidence_options,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import Saved
+from bridge_core.messages import count, folded, size_text
 from bridge_core.plan import Dropped, Plan, PlanWarning
 from bridge_core.public import renamed
 from bridge_core.state import Key, Selection, join_key
@@ -118,6 +119,32 @@ class Report:
             "exact": self.exact,
             "verified": self.verified,
         }
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook, what was lost or guessed first."""
+        from bridge_core.html import fragment, section, verdict_line
+
+        word, tone = ("exact", "good") if self.exact else ("not exact", "warn")
+        text = (
+            f"{self.source_layout} to {self.target_layout}: {count(self.tensors, 'tensor')}, "
+            f"{size_text(self.total_bytes)}, {'verified' if self.verified else 'not verified'}"
+        )
+        evidence = [f"{name}: {number}" for name, number in self.evidence.items()]
+        warned = {warning.message for warning in self.warnings}
+        return fragment(
+            verdict_line(word, tone, text),
+            section("Warnings", [warning.message for warning in self.warnings], tone="warn", opened=True),
+            section("Guessed", folded(map(join_key, self.guessed)), tone="warn", opened=True),
+            section("Left out", [f"{one['name']}: {one['reason']}" for one in self.left_out], tone="warn"),
+            section("Left unfilled", folded(map(join_key, self.unfilled)), tone="warn"),
+            section("Unclaimed, copied unchanged", folded(map(join_key, self.unclaimed)), tone="warn"),
+            section("Filled with constants", folded(map(join_key, self.filled))),
+            section(
+                f"Files ({self.format})", list(map(str, (*self.files, *self.sidecar_files))), opened=True
+            ),
+            section("Evidence", evidence),
+            section("Notes", [note for note in self.notes if note not in warned]),
+        )
 
 
 def _overflow(saved: Saved) -> tuple[PlanWarning, ...]:

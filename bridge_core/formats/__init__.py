@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         FolderTarget as FolderTarget,
     )
     from bridge_core.formats.foreign import describe_foreign as describe_foreign, is_index as is_index
+    from bridge_core.formats.header_format import HeaderFormat as HeaderFormat
+    from bridge_core.formats.header_reader import HeaderReader as HeaderReader, StoredTensor as StoredTensor
     from bridge_core.formats.npz import NpzFormat as NpzFormat
     from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
     from bridge_core.formats.shard_folder import ShardName as ShardName, shard_name as shard_name
@@ -45,6 +47,8 @@ else:
             "file_layout": "Extent FileImage",
             "folder": "FolderContents FolderFormat FolderItem FolderTarget",
             "foreign": "describe_foreign is_index",
+            "header_format": "HeaderFormat",
+            "header_reader": "HeaderReader StoredTensor",
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",
             "shard_folder": "ShardName shard_name",

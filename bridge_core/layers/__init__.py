@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.layers.custom import CustomLayer as CustomLayer, custom_layer as custom_layer
     from bridge_core.layers.fitting import (
         agrees as agrees,
         describes as describes,
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
         leaves_of as leaves_of,
         same_order as same_order,
         stated_splits as stated_splits,
+        usual_transforms as usual_transforms,
     )
     from bridge_core.layers.kinds import KINDS as KINDS, LayerKind as LayerKind
     from bridge_core.layers.leaf_ops import (
@@ -28,7 +30,8 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "fitting": "agrees describes fits leaves_of same_order stated_splits",
+            "custom": "CustomLayer custom_layer",
+            "fitting": "agrees describes fits leaves_of same_order stated_splits usual_transforms",
             "kinds": "KINDS LayerKind",
             "leaf_ops": "Factors cut_of from_neutral_ops part_shape to_neutral_ops",
             "leaf_parts": "part_ops",

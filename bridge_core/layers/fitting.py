@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from bridge_core.axes import Binding, parse_axes
 from bridge_core.layers.transforms import LayerTransform
 from bridge_core.state import ModuleInfo
 
-__all__ = ["agrees", "describes", "fits", "leaves_of", "same_order", "stated_splits"]
+__all__ = ["agrees", "describes", "fits", "leaves_of", "same_order", "stated_splits", "usual_transforms"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -87,6 +87,16 @@ def same_order(one: LayerTransform, other: LayerTransform) -> bool:
         for leaf in one.leaves
         if leaf.name in known
     )
+
+
+def usual_transforms(transforms: Iterable[LayerTransform], kind: str) -> tuple[LayerTransform, ...]:
+    """Return the transforms of a kind that a layer may have which is known to be of the kind.
+
+    Those that only a module's type shows are left out, unless there are no others: what looks like a layer of
+    another kind then has a rule, a record or a source that shows what it is.
+    """
+    of_kind = tuple(transform for transform in transforms if transform.kind == kind)
+    return tuple(transform for transform in of_kind if not transform.needs_module) or of_kind
 
 
 def leaves_of(transform: LayerTransform, shapes: Shapes) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from bridge_core.messages import count, listed
 from bridge_core.ops import chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.held_ties import held_ties
+from bridge_core.plan.plan_source import check_source, with_tied
 from bridge_core.plan.problems import PlanProblems, once
 from bridge_core.plan.step import Dropped, Mismatch, Step, cast_step
 from bridge_core.plan.warning import PlanWarning
@@ -218,8 +219,8 @@ class Plan:
             PlanError: The state has other keys, shapes or dtypes than the plan was made for.
         """
         self.check()
-        source = self._with_tied(as_state(state))
-        self._check_state(source)
+        source = with_tied(as_state(state), self.source_ties)
+        check_source(source, self.specs)
         auxiliary_tensors: dict[Key, AuxiliaryTensor] = {}
         outputs_of: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
         tensors: dict[Key, Tensor] = {}
@@ -254,28 +255,6 @@ class Plan:
             left_out=source.metadata.left_out,
         )
         return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
-
-    def _with_tied(self, source: FlatState) -> FlatState:
-        """Add the tensors that the source has only under the names that they are tied to."""
-        absent = {key: other for key, other in self.source_ties.items() if key not in source}
-        if not absent or any(other not in source for other in absent.values()):
-            return source
-        added = {key: source.tensor(other) for key, other in absent.items()}
-        metadata = source.metadata.with_(ties={**source.metadata.ties, **absent})
-        return source.replace(tensors={**source.tensors(), **added}, metadata=metadata)
-
-    def _check_state(self, source: FlatState) -> None:
-        if source.specs() == self.specs:
-            return
-        wrong = [
-            join_key(key) for key, spec in self.specs.items() if key not in source or source.spec(key) != spec
-        ]
-        wrong += [join_key(key) for key in source if key not in self.specs]
-        if wrong:
-            raise PlanError(
-                f"the plan has other keys, shapes or dtypes: {count(len(wrong), 'tensor')}, {listed(wrong)}.",
-                hint="Apply the plan to the state it was made for, or plan the conversion of this state.",
-            )
 
     def inverse(self) -> Plan:
         """Return the plan from the target back to the source.
@@ -383,6 +362,22 @@ class Plan:
         from bridge_core.plan.description import plan_document
 
         return plan_document(self)
+
+    def html(self, title: str = "") -> str:
+        """Return the plan as one page of HTML that loads nothing; names are escaped.
+
+        Args:
+            title: What is converted; empty for only the layouts.
+        """
+        from bridge_core.plan.plan_page import plan_page
+
+        return plan_page(self, title)
+
+    def _repr_html_(self) -> str:
+        """Return the plan for a notebook: its problems, and its steps with names folded."""
+        from bridge_core.plan.plan_fragment import plan_fragment
+
+        return plan_fragment(self)
 
 
 def _read(tensor: Tensor) -> Any:

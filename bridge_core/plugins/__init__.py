@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         TreeNaming as TreeNaming,
         WeightsChoice as WeightsChoice,
     )
+    from bridge_core.plugins.framework_base import FrameworkBase as FrameworkBase
     from bridge_core.plugins.guarded_tensors import closed_with as closed_with, guarded_state as guarded_state
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
     from bridge_core.plugins.kind_providers import (
@@ -64,6 +65,7 @@ else:
         __name__,
         {
             "framework": "Framework Relocating TrainStates TreeNaming WeightsChoice",
+            "framework_base": "FrameworkBase",
             "guarded_tensors": "closed_with guarded_state",
             "hookspecs": "hookimpl",
             "kind_providers": "missing_provider providers_of",

@@ -2,7 +2,8 @@
 
 A plugin is a module or object with functions marked by `hookimpl`, named in the entry-point group
 ``ckptbridge``. Hooks take nothing and return frozen values. The command takes a module that is not installed
-with ``--plugin PKG.MOD``.
+with ``--plugin PKG.MOD``; in Python, ``default_registry().extend(...)`` takes a module with hooks, or what
+its hooks return.
 
 A plugin whose import fails, or ends the program, is left out with a warning, and so is what a hook returns if
 one value in it is wrong. A name that ckptbridge itself provides stays ckptbridge's; of a name that several
@@ -48,49 +49,44 @@ def bridge_formats() -> Iterable[Format | FolderFormat]:
     marker of its own, and raises nothing. An exception of ``open`` or ``write`` that is not a
     `BridgeError` is reported with the distribution.
 
-    A complete plugin, ``ckptbridge_raw.py``, for files that hold one float32 vector::
+    A complete plugin, ``ckptbridge_crate.py``, for files of a magic, a header of JSON and the tensors' bytes;
+    `HeaderFormat` derives ``sniff``, ``open``, ``write`` and the capabilities from its two methods::
 
-        import numpy as np
-        from bridge_core import (
-            Capabilities, FileTensor, FlatState, TensorSpec, UnsupportedFeature, hookimpl
-        )
+        import json
+        from bridge_core import HeaderFormat, StoredTensor, hookimpl
 
-        class RawFormat:
-            """One float32 vector, nothing else."""
+        class CrateFormat(HeaderFormat):
+            """A magic, the length of a header, the header, and the tensors."""
 
-            name = "raw"
-            extensions = (".raw",)
-            layout = "neutral"
-            names = None
-            capabilities = Capabilities(
-                lazy=True, sliceable=True, streaming_write=True,
-                dtypes=frozenset({"float32"}), metadata=False,
-            )
+            name = "crate"
+            extensions = (".crate",)
+            magic = b"CRATE-01"
+            dtypes = {"bool": "bool", "i32": "int32", "i64": "int64", "f16": "float16", "f32": "float32"}
 
-            def sniff(self, file):
-                return file.path.suffix == ".raw"
+            def read_header(self, header):
+                document = header.json(header.integer(8))
+                tensors = [
+                    StoredTensor(name, one["dtype"], one["shape"], one["offset"])
+                    for name, one in document["tensors"].items()
+                ]
+                return tensors, document["texts"]
 
-            def open(self, file):
-                spec = TensorSpec((file.size // 4,), np.dtype("float32"))
-                return FlatState(
-                    {("vector",): FileTensor(file, 0, spec)}, layout="neutral", close=file.close
-                )
-
-            def write(self, state, target):
-                if list(state) != [("vector",)]:
-                    raise UnsupportedFeature("a raw file holds only one tensor, named 'vector'.")
-                with target.path.open("wb") as out:
-                    for block in target.blocks(state, ("vector",)):
-                        out.write(block.astype("<f4").tobytes())
+            def make_header(self, tensors, texts):
+                entries = {
+                    one.name: {"dtype": one.dtype, "shape": one.shape, "offset": one.offset}
+                    for one in tensors
+                }
+                text = json.dumps({"tensors": entries, "texts": texts}).encode()
+                return len(text).to_bytes(8, "little") + text
 
         @hookimpl
         def bridge_formats():
-            return [RawFormat()]
+            return [CrateFormat()]
 
     with, in its ``pyproject.toml``::
 
         [project.entry-points.ckptbridge]
-        raw = "ckptbridge_raw"
+        crate = "ckptbridge_crate"
 
     A format whose checkpoints are folders has the methods of `bridge_core.formats.FolderFormat` in place of
     ``sniff``, ``open`` and ``write``; no name may be that of another format of either sort. A complete
@@ -162,35 +158,43 @@ def bridge_formats() -> Iterable[Format | FolderFormat]:
 def bridge_frameworks() -> Iterable[Framework]:
     '''Return framework adapters.
 
-    A complete plugin, for plain dictionaries of numpy arrays in torch's naming::
+    A complete plugin, for flat dictionaries of numpy arrays such as ``{"fc.W": array}``, and for the linear
+    layers in them; `FrameworkBase` derives the adapter from two methods, and checks what they do::
 
         import numpy as np
-        from bridge_core import FlatState, hookimpl
+        from bridge_core import FrameworkBase, LayerTransform, Leaf, hookimpl
 
-        class NumpyDicts:
-            """``{"a.weight": array}`` dictionaries."""
+        class NumpyDicts(FrameworkBase):
+            """``{"fc.W": array, "fc.b": array}`` dictionaries."""
 
             name = "numpy"
-            collections = {}
-            default_format = "npz"
+            own_leaves = ("W",)
 
-            def owns(self, names):
-                return False
-
-            def accepts(self, value):
-                return isinstance(value, dict) and all(
-                    isinstance(v, np.ndarray) for v in value.values()
+            def flatten(self, value):
+                flat = isinstance(value, dict) and all(
+                    isinstance(name, str) and "." in name and isinstance(array, np.ndarray)
+                    for name, array in value.items()
                 )
+                return value if flat else None
 
-            def state(self, value):
-                return FlatState(value, layout="numpy")
+            def unflatten(self, arrays, like):
+                named = {".".join(key): array for key, array in arrays.items()}
+                return named if like is None else {name: named[name] for name in like}
 
-            def build(self, state, like):
-                return {".".join(key): array for key, array in state.items()}
+        LINEAR = LayerTransform(
+            "numpy.linear",
+            kind="linear",
+            leaves=(Leaf("W", "kernel", "in out"), Leaf("b", "bias", "out", optional=True)),
+            identifying_leaves=("W",),
+        )
 
         @hookimpl
         def bridge_frameworks():
             return [NumpyDicts()]
+
+        @hookimpl
+        def bridge_layer_transforms():
+            return [LINEAR]
 
     An adapter may offer more, by methods that are looked for when they are needed: `Relocating`, `TreeNaming`
     and `TrainStates` for its names; `RunsModels` (``runs``, ``example_inputs``, ``model_weights``,
@@ -204,15 +208,24 @@ def bridge_frameworks() -> Iterable[Framework]:
 def bridge_layer_kinds() -> Iterable[LayerKind]:
     """Return layer kinds: the neutral layout of a layer type, axis by axis.
 
-    A complete plugin, for a bilinear layer::
+    A complete plugin, for a bilinear layer in both frameworks. `custom_layer` pairs their leaves by the names
+    of the axes; modules are named by text, so that the plugin imports no framework::
 
-        from bridge_core import LayerKind, hookimpl
+        from bridge_core import custom_layer, hookimpl
 
-        BILINEAR = LayerKind("bilinear", {"kernel": "in1 in2 out", "bias": "out"})
+        BILINEAR = custom_layer(
+            "bilinear",
+            torch=("torch.nn.modules.linear.Bilinear", {"weight": "out in1 in2", "bias?": "out"}),
+            flax=("my_models.Bilinear", {"kernel": "in1 in2 out", "bias?": "out"}),
+        )
 
         @hookimpl
         def bridge_layer_kinds():
-            return [BILINEAR]
+            return [BILINEAR.kind]
+
+        @hookimpl
+        def bridge_layer_transforms():
+            return BILINEAR.transforms
     """
 
 
@@ -220,23 +233,23 @@ def bridge_layer_kinds() -> Iterable[LayerKind]:
 def bridge_layer_transforms() -> Iterable[LayerTransform]:
     """Return layer transforms: how one framework's layer type maps to a kind.
 
-    A complete plugin, for `torch.nn.Bilinear`::
+    A complete plugin, for a module of one's own that is a linear layer, and holds its weight as ``in out``
+    where `torch.nn.Linear` holds it as ``out in``. In a file it looks like that, so that only the type of a
+    module, or metadata that was made with it, shows it::
 
         from bridge_core import Leaf, LayerTransform, hookimpl
 
+        TURNED = LayerTransform(
+            "torch.turned_linear",
+            kind="linear",
+            leaves=(Leaf("weight", "kernel", "in out"), Leaf("bias", "bias", "out", optional=True)),
+            modules=("my_models.TurnedLinear",),
+            needs_module=True,
+        )
+
         @hookimpl
         def bridge_layer_transforms():
-            return [
-                LayerTransform(
-                    "torch.bilinear",
-                    kind="bilinear",
-                    leaves=(
-                        Leaf("weight", "kernel", "out in1 in2"),
-                        Leaf("bias", "bias", "out", optional=True),
-                    ),
-                    modules=("torch.nn.modules.linear.Bilinear",),
-                )
-            ]
+            return [TURNED]
     """
 
 
@@ -244,25 +257,39 @@ def bridge_layer_transforms() -> Iterable[LayerTransform]:
 def bridge_libraries() -> Iterable[Library]:
     '''Return adapters of model libraries: what the sidecar files show of the weights.
 
-    A complete plugin, for folders whose ``model.txt`` names a factory of the model::
+    A complete plugin, for folders whose ``zoo.json`` names a class of the package ``zoo`` and its width. The
+    files of a folder are untrusted: what they name is looked up in a table, and no code of theirs is run::
 
-        import importlib
-        from bridge_core import Guidance, UsageError, hookimpl
+        from bridge_core import Guidance, MalformedFile, UsageError, hookimpl
+        from bridge_core.io import parse_json
 
         class Zoo:
-            """Folders with a ``model.txt``."""
+            """Folders with a ``zoo.json`` such as ``{"class": "Net", "width": 4}``."""
 
             name = "zoo"
 
             def guide(self, checkpoint):
-                note = checkpoint.folder / "model.txt"
-                if checkpoint.state.layout != "torch" or not note.is_file():
+                path = checkpoint.folder / "zoo.json"
+                if not path.is_file():
                     return None
-                name = checkpoint.model or note.read_text().strip()
-                factory = getattr(importlib.import_module("zoo"), name, None)
-                if factory is None:
-                    raise UsageError(f"unknown model {name!r} of the zoo.", path=note)
-                return Guidance(model=factory(), sidecar_files=("model.txt",))
+                config = parse_json(path.read_bytes(), path=str(path), what="the config")
+                model = self.model(checkpoint.model or config.get("class"), config.get("width"), path)
+                return Guidance(
+                    model=model if checkpoint.state.layout == "torch" else None,
+                    like=model if checkpoint.to == "torch" else None,
+                    sidecar_files=("zoo.json",),
+                )
+
+            def model(self, name, width, path):
+                import torch
+                import zoo
+
+                if not isinstance(name, str) or name not in zoo.CLASSES:
+                    raise UsageError(f"{name!r:.80} is not a class of the zoo.", path=path)
+                if type(width) is not int or not 0 < width < 100_000:
+                    raise MalformedFile(f"expected a width below 100000, got {width!r:.80}.", path=path)
+                with torch.device("meta"):  # shapes without memory
+                    return zoo.CLASSES[name](width)
 
         @hookimpl
         def bridge_libraries():

@@ -114,9 +114,9 @@ def _folder_format() -> type[Any]:
 
 def _what_is_missing(value: Any, expected: type[Any], table: str) -> str:
     """Return what an object does not have of its protocol; empty where that is not the cause."""
-    if isinstance(value, type) or not hasattr(value, "name"):
-        return ""
     methods = _FOLDER_METHODS if is_of_folders(value) else _METHODS.get(table, ())
+    if isinstance(value, type) or not any(hasattr(value, name) for name in ("name", *methods)):
+        return ""
     names = (*expected.__annotations__, *methods)
     missing = [name for name in names if not hasattr(value, name)]
     return f", which does not have {', '.join(missing)}" if missing else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_core.errors import UsageError
 from bridge_core.messages import nearest
 from bridge_core.plugins import hookspecs
+from bridge_core.plugins.direct_values import as_plugins
 from bridge_core.plugins.entry_points import entry_points
 from bridge_core.plugins.loading import (
     ADDED,
@@ -115,21 +116,39 @@ class Registry(PluginTables):
         return self.transforms_of
 
     def extend(
-        self, plugin: Any, *, name: str | None = None, distribution: str = "(in process)", version: str = ""
+        self,
+        plugin: Any,
+        *further: Any,
+        name: str | None = None,
+        distribution: str = "(in process)",
+        version: str = "",
     ) -> Registry:
-        """Return a registry with one more plugin.
+        """Return a registry with more plugins, or with values that plugins provide.
 
         Args:
-            plugin: Module or object with hook implementations.
+            plugin: A layer from `custom_layer`, a kind, transform, format, framework, library or recipe; a
+                list or tuple of them; or a plugin: a module or object with hook implementations.
+            *further: More of the same.
             name: What to call it; by default its own name.
             distribution: The distribution it came from, for messages.
             version: Its version.
 
         Raises:
             PluginConflict: It provides a name that another plugin provides.
-            PluginError: It implements no hook, has one of an unknown name, or one fails.
+            PluginError: It is none of these, or is not complete; or a plugin implements no hook, has one of
+                an unknown name, or one fails.
+
+        >>> from bridge_core import LayerKind, default_registry
+        >>> registry = default_registry().extend(LayerKind("scaled", {"kernel": "in out", "gain": "out"}))
+        >>> registry.plugins[-1].provides
+        ("kind 'scaled'",)
         """
-        name = name or getattr(plugin, "__name__", None) or type(plugin).__name__
+        registry = self
+        for one, given_name in as_plugins((plugin, *further)):
+            registry = registry._extended(one, name or given_name, distribution, version)
+        return registry
+
+    def _extended(self, plugin: Any, name: str, distribution: str, version: str) -> Registry:
         with plugin_failures(name, "be registered"):
             added = registered(plugin, name, distribution, version)
         with plugin_failures(name, "return what it provides"):

@@ -16,7 +16,16 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from bridge_core.axes import Binding, parse_axes
-from bridge_core.layers import LayerTransform, agrees, describes, fits, leaves_of, same_order, stated_splits
+from bridge_core.layers import (
+    LayerTransform,
+    agrees,
+    describes,
+    fits,
+    leaves_of,
+    same_order,
+    stated_splits,
+    usual_transforms,
+)
 from bridge_core.messages import nearest
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.rule_names import unmatched_labels
@@ -189,7 +198,8 @@ class Detector:
             raise error
         if rule.kind == PARAMETER:
             return Detection("rule", rule=rule)
-        fitting = [t for t in self._structural(shapes, group.has_children) if t.kind == rule.kind]
+        usual = usual_transforms(self.transforms, rule.kind or "")
+        fitting = [t for t in usual if fits(t, shapes, group.has_children)]
         if not fitting:
             leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             named = f"the layer {join_key(group.path)!r}"

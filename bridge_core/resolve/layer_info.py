@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bridge_core.layers import usual_transforms
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group
@@ -98,4 +99,4 @@ def is_usual(registry: Registry, framework: str, name: str) -> bool:
     """Return whether a transform is what a framework has for its kind where no record names another."""
     transforms = registry.transforms_of.get(framework, ())
     kind = next((t.kind for t in transforms if t.name == name), None)
-    return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)
+    return name == next((t.name for t in usual_transforms(transforms, kind or "")), None)

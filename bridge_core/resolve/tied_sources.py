@@ -6,7 +6,7 @@ target is written.
 
 from __future__ import annotations
 
-from bridge_core.layers import LayerTransform, from_neutral_ops
+from bridge_core.layers import LayerTransform, from_neutral_ops, usual_transforms
 from bridge_core.ops import Op, inverse_chain, made_by, simplify_chain
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key, LayerInfo
@@ -63,4 +63,4 @@ def _native_ops(
 
 def _usual(registry: Registry, framework: str, kind: str) -> LayerTransform | None:
     transforms = registry.transforms_of.get(framework, ())
-    return next((t for t in transforms if t.kind == kind and not t.needs_module), None)
+    return next(iter(usual_transforms(transforms, kind)), None)

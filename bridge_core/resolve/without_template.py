@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bridge_core.axes import parse_axes
-from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.layers import LayerKind, LayerTransform, usual_transforms
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
 from bridge_core.resolve.carried_names import box_of
@@ -241,11 +241,9 @@ def _in_usual_layout(
     kinds: Mapping[str, LayerKind],
 ) -> Outcome | None:
     """Return the outcome of the first layout that holds the layer, that which it had here before first."""
-    options = [
-        t
-        for t in transforms
-        if t.kind == source.kind and not t.needs_template and (t.name == preferred or not t.needs_module)
-    ]
+    of_kind = [t for t in transforms if t.kind == source.kind]
+    usual = usual_transforms(of_kind, source.kind)
+    options = [t for t in of_kind if not t.needs_template and (t.name == preferred or t in usual)]
     options.sort(key=lambda t: t.name != preferred)
     outcomes = (_in_layout(source, transform, kinds[source.kind]) for transform in options)
     return next((outcome for outcome in outcomes if outcome is not None), None)

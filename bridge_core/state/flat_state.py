@@ -84,6 +84,12 @@ class FlatState(Mapping[Key, Array]):
         """Summarise without reading."""
         return f"<FlatState {self.layout or 'unknown layout'}, {len(self)} tensors, {self.nbytes} bytes>"
 
+    def _repr_html_(self) -> str:
+        """Return the state for a notebook, names folded; reads nothing."""
+        from bridge_core.state.state_fragment import state_fragment
+
+        return state_fragment(self)
+
     def tensor(self, key: Key | str) -> Tensor:
         """Return the lazy tensor itself; reads nothing.
 
@@ -277,6 +283,24 @@ class FlatState(Mapping[Key, Array]):
 
     def _derive(self, tensors: Mapping[Key, Tensor], metadata: StateMetadata) -> FlatState:
         return self.replace(tensors=tensors, metadata=metadata)
+
+    def with_tensors(self, tensors: Mapping[Any, Any]) -> FlatState:
+        """Return the state with other tensors for some keys; shapes and dtypes may differ.
+
+        Args:
+            tensors: Key or dotted name -> `Tensor`, array or numpy scalar. Keys of one array are tied.
+
+        Raises:
+            UnknownKey: The state does not have the key. It is also a `KeyError`.
+            UsageError: A key is tied to one that is not given.
+            UnsupportedFeature: A value is not an array of numbers or booleans.
+        """
+        from bridge_core.state.exchange import new_tensors
+
+        values = {self._key(name): value for name, value in tensors.items()}
+        new = {**self._tensors, **new_tensors(values, self.metadata.ties, self._tensors)}
+        # Ties of neutral tensors are compared when they are written; elsewhere tied keys are one tensor.
+        return self.replace(tensors=new, metadata=self.metadata if self.layout == "neutral" else None)
 
     def close(self) -> None:
         """Close the open files.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bridge_core.messages import count, folded, size_text
 from bridge_core.ops import OpTensor, RequireEqual
 from bridge_core.state import Array, FlatState, Key, Tensor, as_state, join_key, regions
 from bridge_core.transfer.block_plan import BlockPlan, plan_blocks
@@ -95,6 +96,40 @@ class Comparison:
             "left_out": [dict(entry) for entry in self.left_out],
             "notes": list(self.notes),
         }
+
+    def _repr_html_(self) -> str:
+        """Return the comparison for a notebook."""
+        from bridge_core.html import Table, fragment, section, verdict_line
+
+        word, tone = ("equal", "good") if self.equal else ("different", "bad")
+        text = f"{count(self.tensors, 'tensor')} compared, {size_text(self.total_bytes)}"
+        rows = [
+            (
+                join_key(one.key),
+                one.left,
+                one.right,
+                "" if one.elements is None else str(one.elements),
+                "" if one.largest is None else f"{one.largest:.3g}",
+            )
+            for one in self.differing
+        ]
+        heads = ("tensor", "left", "right", "elements that differ", "largest difference")
+        only_left, only_right = map(len, (self.only_left, self.only_right))
+        return fragment(
+            verdict_line(word, tone, text),
+            section(f"Differing: {len(rows)}", Table(heads, rows, (3, 4)), tone="bad", opened=True),
+            section(
+                f"Only left: {only_left}", folded(map(join_key, self.only_left)), tone="bad", opened=True
+            ),
+            section(
+                f"Only right: {only_right}", folded(map(join_key, self.only_right)), tone="bad", opened=True
+            ),
+            section("Not compared: unfilled", folded(map(join_key, self.unfilled)), tone="warn"),
+            section(
+                "Not compared: left out", [f"{e['name']}: {e['reason']}" for e in self.left_out], tone="warn"
+            ),
+            section("Notes", self.notes),
+        )
 
 
 def compare_states(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as linen
 import numpy as np
@@ -123,6 +123,7 @@ class NnxNet(nnx.Module):
         return self.attn(queries, keys, values, mask=mask)
 
 
+@cache
 def linen_template(case, model=None):
     queries, keys, values, mask = case.inputs()
     model = model or LinenNet(case)

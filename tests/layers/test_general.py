@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as linen
@@ -138,6 +138,7 @@ of_cases = pytest.mark.parametrize("case", CASES, ids=str)
 with_biases = pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 
 
+@cache
 def flax_side(case, bias):
     """The template to fill, and the model that runs Linen's variables; None for NNX."""
     if case.linen is not None:

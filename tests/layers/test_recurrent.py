@@ -6,7 +6,7 @@ that a file brings both back.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import flax.serialization
 import jax
@@ -86,6 +86,7 @@ def of_stacks(usual):
 with_biases = pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 
 
+@cache  # tracing a stack costs more than converting it
 def flax_side(cell, stack, **options):
     """The template to fill, and the model that runs Linen's variables; None for NNX."""
     if cell.linen is not None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import sys
-import textwrap
 import types
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from support.errors import refused
 from support.toy_format import ToyFormat
 
 from bridge_core import (
-    BridgeError,
     Format,
     Framework,
     LayerKind,
@@ -26,13 +20,8 @@ from bridge_core import (
     PluginError,
     Registry,
     UsageError,
-    convert,
     default_registry,
-    from_neutral,
     hookimpl,
-    open_state,
-    save_state,
-    to_neutral,
 )
 from bridge_core.layers import KINDS
 from bridge_core.plugins import hookspecs, registry as plugins
@@ -483,64 +472,3 @@ def test_the_built_in_plugins_are_there_and_nothing_failed():
         assert transform.framework in registry.frameworks
         kind = registry.kinds[transform.kind]
         assert {role for leaf in transform.leaves for role in leaf.roles} <= set(kind.leaves)
-
-
-# -- the examples of the hookspecs ------------------------------------------------------------------
-
-
-def example(hook):
-    """Run the first code block of a hook's docstring as a module of its own."""
-    lines = inspect.getdoc(getattr(hookspecs, hook)).splitlines()
-    start = next(i for i, line in enumerate(lines) if line.rstrip().endswith("::")) + 1
-    block = []
-    for line in lines[start:]:
-        if line and not line.startswith("    "):
-            break
-        block.append(line)
-    module = types.ModuleType(f"example_of_{hook}")
-    module.__file__ = str(Path(__file__).parents[1] / "data/example_plugin/plugin.py")
-    exec(compile(textwrap.dedent("\n".join(block)), f"<{hook}>", "exec"), vars(module))
-    return module
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-def test_the_example_of_every_hook_is_a_whole_plugin(hook):
-    registry = default_registry().extend(example(hook))
-    assert len(registry.plugins[-1].provides) == 1
-
-
-def test_the_example_of_a_format_reads_and_writes(tmp_path):
-    registry = default_registry().extend(example("bridge_formats"))
-    vector = np.arange(5, dtype=np.float32)
-    save_state({("vector",): vector}, tmp_path / "a.raw", format="raw", registry=registry)
-    assert (tmp_path / "a.raw").read_bytes() == vector.tobytes()
-    with open_state(tmp_path / "a.raw", registry=registry) as state:
-        assert state.layout == "neutral"
-        assert state.read(("vector",), slice(1, 3)).tolist() == [1.0, 2.0]
-    with pytest.raises(BridgeError):
-        save_state({("other",): vector}, tmp_path / "b.raw", format="raw", registry=registry)
-    assert not (tmp_path / "b.raw").exists()
-
-
-def test_the_example_of_a_framework_takes_part_in_conversions(tmp_path):
-    registry = default_registry().extend(example("bridge_frameworks"))
-    given = {"a.weight": np.ones((2, 3), np.float32)}
-    neutral = to_neutral(given, framework="numpy", registry=registry)
-    assert neutral.layout == "neutral"
-    back = from_neutral(neutral, framework="numpy", registry=registry)
-    assert list(back) == ["a.weight"]
-    convert(given, tmp_path / "a.npz", to="numpy", registry=registry)
-    with open_state(tmp_path / "a.npz", registry=registry) as state:
-        assert state.layout == "numpy"
-
-
-def test_the_examples_of_layers_convert_a_bilinear_layer():
-    registry = (
-        default_registry().extend(example("bridge_layer_kinds")).extend(example("bridge_layer_transforms"))
-    )
-    module = torch.nn.Bilinear(2, 3, 4)
-    neutral = to_neutral(module, framework="torch", registry=registry)
-    assert neutral.metadata.layers[()].kind == "bilinear"
-    assert neutral.spec(("kernel",)).shape == (2, 3, 4)
-    back = from_neutral(neutral, framework="torch", registry=registry, like=module)
-    assert torch.equal(back["weight"], module.weight)

@@ -22,6 +22,7 @@ WITHOUT = {
     "as_key",
     "as_state",
     "compare_states",
+    "custom_layer",
     "default_registry",
     "hookimpl",
     "join_key",

@@ -13,7 +13,7 @@ from bridge_core.plugins import hookspecs
 def _example():
     """Run the last code block of the hook's docstring as a module."""
     text = inspect.getdoc(hookspecs.bridge_formats)
-    block = text[text.index("    import json") :]
+    block = text[text.rindex("    import json") :]
     module = types.ModuleType("example_of_folders")
     exec(compile(textwrap.dedent(block), "<bridge_formats>", "exec"), vars(module))
     return module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -165,8 +166,17 @@ def from_neutral(state: Any, framework: str, registry: Registry | None = None, *
 
 
 def template_of(pair: Pair, model: linen.Module | None = None) -> bridge_flax.Template:
+    return _template_of_usual(pair) if model is None else _template(pair, model)
+
+
+@functools.cache  # tracing a model costs as much as all the rest of a test
+def _template_of_usual(pair: Pair) -> bridge_flax.Template:
+    return _template(pair, LinenModel(pair.linen()))
+
+
+def _template(pair: Pair, model: linen.Module) -> bridge_flax.Template:
     dtype = np.int32 if pair.integers is not None else np.float32
-    return bridge_flax.template(model or LinenModel(pair.linen()), jax.ShapeDtypeStruct(pair.shape, dtype))
+    return bridge_flax.template(model, jax.ShapeDtypeStruct(pair.shape, dtype))
 
 
 def nnx_model(pair: Pair) -> NnxModel:
@@ -175,11 +185,17 @@ def nnx_model(pair: Pair) -> NnxModel:
 
 
 def abstract_nnx_model(pair: Pair) -> NnxModel:
-    return nnx.eval_shape(lambda: nnx_model(pair))
+    return nnx.merge(*_split_nnx_model(pair))
+
+
+@functools.cache
+def _split_nnx_model(pair: Pair) -> tuple[Any, Any]:
+    """The parts of the abstract model; each test merges a model of its own from them."""
+    return nnx.split(nnx.eval_shape(lambda: nnx_model(pair)))
 
 
 def random_nnx_model(pair: Pair, seed: int = 0) -> NnxModel:
-    graph, state = nnx.split(abstract_nnx_model(pair))
+    graph, state = _split_nnx_model(pair)
     return nnx.merge(graph, random_tree(state, seed))
 
 

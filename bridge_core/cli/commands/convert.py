@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bridge_core.cli.completion import a_file, a_format
 from bridge_core.cli.options import (
     a_size,
     dtype_option,
@@ -33,13 +34,14 @@ __all__ = ["convert"]
         "ckptbridge convert llama/ tiny/ --to torch --only model.layers=2",
     ),
 )
-@click.argument("src")
-@click.argument("dst")
+@click.argument("src", shell_complete=a_file)
+@click.argument("dst", shell_complete=a_file)
 @target_options
 @click.option(
     "--format",
     "format",
     metavar="FORMAT",
+    shell_complete=a_format,
     help="Format of DST, as 'ckptbridge plugins' lists them; by default that of its extension, or else the "
     "usual one of the layout.",
 )

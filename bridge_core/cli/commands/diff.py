@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge_core.cli.completion import a_file
 from bridge_core.cli.difference_lines import comparison_lines
 from bridge_core.cli.options import examples, json_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
@@ -22,8 +23,8 @@ __all__ = ["diff"]
         "ckptbridge diff pytorch_model.bin model.safetensors --json",
     ),
 )
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=a_file)
+@click.argument("b", shell_complete=a_file)
 @click.option(
     "--why/--no-why",
     default=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.completion import a_file
 from bridge_core.cli.options import examples, takes_registry, target_options
 from bridge_core.cli.terminal import aside, say
 from bridge_core.errors import RuleError, UnknownKey, UsageError
@@ -47,7 +48,7 @@ _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-gue
         "ckptbridge explain model.safetensors '**.embeddings.*.weight' --to flax --accept-guesses",
     ),
 )
-@click.argument("src")
+@click.argument("src", shell_complete=a_file)
 @click.argument("key")
 @target_options
 @takes_registry

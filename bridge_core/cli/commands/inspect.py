@@ -15,6 +15,7 @@ from bridge_core.cli.branches import (
     branches_lines,
     branches_of_state,
 )
+from bridge_core.cli.completion import a_file, a_format
 from bridge_core.cli.folder_contents import contents_json, contents_lines
 from bridge_core.cli.options import (
     entry_option,
@@ -47,14 +48,18 @@ __all__ = ["inspect"]
         "ckptbridge inspect checkpoints/ --step 1000",
     ),
 )
-@click.argument("src")
+@click.argument("src", shell_complete=a_file)
 @json_option
 @layout_option
 @links_option
 @entry_option
 @step_option
 @click.option(
-    "--format", "format_name", metavar="FORMAT", help="Format of SRC, if several recognise it by its content."
+    "--format",
+    "format_name",
+    metavar="FORMAT",
+    shell_complete=a_format,
+    help="Format of SRC, if several recognise it by its content.",
 )
 @takes_registry
 def inspect(

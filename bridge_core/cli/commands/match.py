@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.completion import a_file, a_layout
 from bridge_core.cli.options import (
     entry_option,
     examples,
@@ -33,8 +34,13 @@ __all__ = ["match"]
         "ckptbridge match --source-model mynet:torch_model --model mynet:flax_model --prove --inputs mynet:x",
     ),
 )
-@click.argument("src", required=False)
-@click.option("--like", metavar="DST", help="Weights of the target's model; only names and shapes are read.")
+@click.argument("src", required=False, shell_complete=a_file)
+@click.option(
+    "--like",
+    metavar="DST",
+    shell_complete=a_file,
+    help="Weights of the target's model; only names and shapes are read.",
+)
 @click.option(
     "--source-model",
     metavar="PKG.MOD:FUNCTION",
@@ -48,7 +54,12 @@ __all__ = ["match"]
     "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the rules to FILE."
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-@click.option("--like-layout", metavar="LAYOUT", help="Layout of DST, where its names do not show it.")
+@click.option(
+    "--like-layout",
+    metavar="LAYOUT",
+    shell_complete=a_layout,
+    help="Layout of DST, where its names do not show it.",
+)
 @click.option("--by-values", is_flag=True, help="Decide choices by the values of both sides, too.")
 @click.option("--prove", is_flag=True, help="Decide choices by running both models on random values, too.")
 @click.option(

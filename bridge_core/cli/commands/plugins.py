@@ -1,4 +1,7 @@
-"""``ckptbridge plugins``: lists the plugins that are installed, failed, in conflict or disabled."""
+"""``ckptbridge plugins``: lists the plugins that are installed, failed, in conflict or disabled.
+
+Its subcommand ``new`` is in `plugins_new`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.commands.plugins_new import new
 from bridge_core.cli.options import examples, json_option, takes_quiet_registry
 from bridge_core.cli.report import plugin_lines
 from bridge_core.cli.terminal import aside, print_json, say
@@ -20,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["plugins"]
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
     epilog=examples(
         "ckptbridge plugins",
         "ckptbridge plugins --json",
         "ckptbridge plugins --plugin my_package.layers",
         "ckptbridge plugins --disable-plugin ckptbridge-hdf5",
+        "ckptbridge plugins new format our-weights",
     ),
 )
 @json_option
@@ -35,6 +41,10 @@ def plugins(as_json: bool, registry: Registry | None) -> None:
 
     Plugins that failed, that provide the same as another, or that are disabled are listed with the reason.
     """
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        context.obj = registry
+        return
     from bridge_core.plugins import default_registry
 
     with aside(), warnings.catch_warnings():
@@ -44,6 +54,9 @@ def plugins(as_json: bool, registry: Registry | None) -> None:
         print_json(document)
     else:
         say(*plugin_lines(document))
+
+
+plugins.add_command(new)
 
 
 def _document(registry: Registry) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bridge_core.cli.html_file import check_page, write_page
 from bridge_core.cli.options import (
     a_pattern,
     entry_option,
@@ -112,39 +113,13 @@ def prove(no_run: bool, html_file: str | None, as_json: bool, **asked: Any) -> i
     from bridge_core.proof import prove as run
 
     if html_file is not None:
-        _check(html_file)
+        check_page(html_file, "proof.html", overwrite=True)
     with aside(), stages(shown=not as_json) as tell:
         proof = run(run=not no_run, progress=tell, **asked)
     if html_file is not None:
-        _write(html_file, proof.html())
+        write_page(html_file, proof.html(), overwrite=True)
     if as_json:
         print_json(proof.to_json())
     else:
         say(*proof.lines())
     return 0 if proof.equal else 1
-
-
-def _check(name: str) -> None:
-    """Refuse a page that cannot be written, before the models run."""
-    from pathlib import Path
-
-    from bridge_core.errors import UsageError
-
-    path = Path(name)
-    if path.is_dir():
-        raise UsageError(
-            "--html names a folder.", path=name, hint="Give a file name, e.g. --html proof.html."
-        )
-    if not path.absolute().parent.is_dir():
-        raise UsageError(
-            "the folder of the page (--html) does not exist.", path=name, hint="Create the folder first."
-        )
-
-
-def _write(name: str, text: str) -> None:
-    from pathlib import Path
-
-    from bridge_core.io import replacing_file
-
-    with replacing_file(Path(name), overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")

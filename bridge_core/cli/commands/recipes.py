@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.completion import a_recipe
 from bridge_core.cli.options import examples, json_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -29,7 +30,7 @@ _PROVED = {
         "ckptbridge recipes --json",
     ),
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=a_recipe)
 @json_option
 @takes_registry
 def recipes(name: str | None, as_json: bool, registry: Registry | None) -> None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge_core.cli.commands.rules_explain import explain_rules
+from bridge_core.cli.completion import a_file
 from bridge_core.cli.options import examples, json_option, layout_option, sizes_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
+from bridge_core.errors import BridgeError, RuleError
 from bridge_core.messages import count, for_command_line
 
 if TYPE_CHECKING:
-    from bridge_core.errors import BridgeError, RuleError
     from bridge_core.plan import Plan
     from bridge_core.plugins import Registry
     from bridge_core.rules import KeyIndex, Pattern, Rule, RuleGroup
@@ -46,13 +47,17 @@ rules.add_command(explain_rules)
         "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack --json",
     ),
 )
-@click.argument("file")
+@click.argument("file", shell_complete=a_file)
 @click.option(
-    "--source", metavar="SRC", help="Weights to convert: every rule must match at least one of their names."
+    "--source",
+    metavar="SRC",
+    shell_complete=a_file,
+    help="Weights to convert: every rule must match at least one of their names.",
 )
 @click.option(
     "--like",
     metavar="PATH",
+    shell_complete=a_file,
     help="Weights of the target's model: every rule must give at least one of their names.",
 )
 @sizes_option
@@ -74,7 +79,6 @@ def check(
     of the rules are refused, and other problems of the conversion are counted. A rule that is optional or has
     conditions may match no name.
     """
-    from bridge_core.errors import RuleError
     from bridge_core.plugins import default_registry
     from bridge_core.rules import read_rule_file
 
@@ -291,8 +295,6 @@ def _counts(
 
 
 def _matches(rule: Rule, pattern: Pattern, name: Key) -> bool:
-    from bridge_core.errors import RuleError
-
     try:
         return rule.bind(pattern, name) is not None
     except RuleError:  # it matches, and does not fit
@@ -320,8 +322,6 @@ def _unmatched(
 
 
 def _refuse_unmatched(file: str, result: _Result, source: str | None, like: str | None) -> None:
-    from bridge_core.errors import RuleError
-
     problems = _unmatched(result.counts, source, like, result.names)
     if problems:
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
@@ -330,8 +330,6 @@ def _refuse_unmatched(file: str, result: _Result, source: str | None, like: str 
 
 
 def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
-    from bridge_core.errors import RuleError
-
     if problems:
         what = "1 rule does" if len(problems) == 1 else f"{len(problems)} rules do"
         texts = "".join(f"\n  {problem}" for problem in problems)

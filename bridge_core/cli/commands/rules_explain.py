@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.completion import a_file, a_layout
 from bridge_core.cli.options import examples, json_option, layout_option, sizes_option, takes_registry
 from bridge_core.cli.report import exactness, runs
 from bridge_core.cli.terminal import aside, print_json, say
@@ -37,10 +38,17 @@ _Named = tuple[str, "TensorSpec | None"]
         "ckptbridge rules explain rules.toml model.safetensors --to flax --json",
     ),
 )
-@click.argument("file")
-@click.argument("src")
-@click.option("--to", metavar="LAYOUT", help="Layout to convert to; by default the one that FILE leads to.")
-@click.option("--like", metavar="PATH", help="Weights of the target's model: the template.")
+@click.argument("file", shell_complete=a_file)
+@click.argument("src", shell_complete=a_file)
+@click.option(
+    "--to",
+    metavar="LAYOUT",
+    shell_complete=a_layout,
+    help="Layout to convert to; by default the one that FILE leads to.",
+)
+@click.option(
+    "--like", metavar="PATH", shell_complete=a_file, help="Weights of the target's model: the template."
+)
 @sizes_option
 @layout_option
 @json_option

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.completion import a_file
 from bridge_core.cli.difference_lines import comparison_lines
 from bridge_core.cli.options import dtype_option, evidence_options, examples, json_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
@@ -26,8 +27,8 @@ _SIDES = ("what SRC gives", "DST")
         "ckptbridge verify model.safetensors model-bf16.msgpack --dtype bfloat16",
     ),
 )
-@click.argument("src")
-@click.argument("dst")
+@click.argument("src", shell_complete=a_file)
+@click.argument("dst", shell_complete=a_file)
 @evidence_options
 @dtype_option
 @json_option

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_core.messages import count
+from bridge_core.messages import count, folded
 from bridge_core.proof.differences.other_tensors import OtherTensors, known_relation
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.state import FlatState, Key, as_state, join_key
@@ -140,6 +140,22 @@ class NamedDifferences:
             renamed = count(len(self.renamed), "tensor")
             parts.append(f"{renamed} renamed{' and changed' if self._changed_names() else ''}")
         return "; ".join(parts)
+
+    def _repr_html_(self) -> str:
+        """Return the differences for a notebook: why tensors differ, then the comparison."""
+        from bridge_core.html import fragment, section, verdict_line
+
+        word, tone = ("equal", "good") if self.comparison.equal else ("different", "bad")
+        parts = [verdict_line(word, tone, self.sum())]
+        for mistake in self.mistakes():
+            why = f"as if {mistake.text}" if mistake.text else _UNKNOWN
+            title = f"{count(len(mistake.keys), 'tensor')} differ, {why}"
+            parts.append(section(title, folded(map(join_key, mistake.keys)), tone="bad", opened=True))
+        renamed = (
+            f"{join_key(key)} holds {join_key(self.only_right[key].other or ())}" for key in self.renamed
+        )
+        parts.append(section("Renamed", folded(renamed), tone="warn"))
+        return fragment(*parts) + self.comparison._repr_html_()
 
     def _changed_names(self) -> bool:
         return any(self.only_right[key].changed for key in self.renamed)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge_core.messages import count
 from bridge_core.state import Key, join_key
 
 __all__ = ["Choice", "LeafPair", "Matching", "Option", "PatternPair", "Unmatched"]
@@ -219,3 +220,42 @@ class Matching:
             "problems": list(self.problems),
             "rules": self.rules_text,
         }
+
+    def _repr_html_(self) -> str:
+        """Return the matching for a notebook, what is open first."""
+        from bridge_core.html import Table, fragment, section, verdict_line
+
+        word, tone = ("complete", "good") if self.complete else ("open", "bad")
+        text = f"{self.source} to {self.target}: {count(len(self.pairs), 'rule')}"
+        rows = [
+            (
+                ", ".join(pair.sources),
+                ", ".join(pair.targets),
+                pair.equation,
+                pair.reason,
+                f"x{len(pair.keys)}",
+            )
+            for pair in self.pairs
+        ]
+        without = [
+            section(
+                f"Without a partner in the {side}",
+                [
+                    f"{one.pattern} {list(one.shape)}" + f" ({one.auxiliary})" * bool(one.auxiliary)
+                    for one in leaves
+                ],
+                tone="bad" if any(not one.auxiliary for one in leaves) else "plain",
+                opened=any(not one.auxiliary for one in leaves),
+            )
+            for side, leaves in (("source", self.unmatched_source), ("target", self.unmatched_target))
+        ]
+        choices = [f"{', '.join(choice.sources)}: {choice.reason}" for choice in self.choices]
+        return fragment(
+            verdict_line(word, tone, text),
+            section(f"Open: {len(choices)}", choices, tone="bad", opened=True),
+            section("Problems", self.problems, tone="bad", opened=True),
+            *without,
+            section(
+                f"Rules: {len(rows)}", Table(("source", "target", "axes", "reason", "tensors"), rows, (4,))
+            ),
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bridge_core.html import escape, page as html_page
 from bridge_core.proof.running.common_axes import error_text
 
 if TYPE_CHECKING:
@@ -23,23 +23,7 @@ _LONGEST = 60
 """Characters of a module's path in the picture."""
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --paper: #ffffff; --soft: #6b7280; --line: #d5d9de;
-  --equal: #2563eb; --wrong: #dc2626; --limit: #b45309; --card: #f6f7f9; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14171a; --soft: #9aa3ad;
-  --line: #363c43; --equal: #7aa7ff; --wrong: #ff7b72; --limit: #e3a34f; --card: #1d2126; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 62rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.equal { color: var(--equal); } .different { color: var(--wrong); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem;
-  margin: .6rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.first { background: color-mix(in srgb, var(--wrong) 14%, transparent); }
-code { font-family: ui-monospace, monospace; font-size: 12.5px; }
-.soft { color: var(--soft); }
 svg { width: 100%; min-width: 40rem; height: auto; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .limit { stroke: var(--limit); stroke-dasharray: 6 4;
@@ -68,15 +52,8 @@ def page(proof: Proof) -> str:
         _texts("Not compared", proof.unread),
         _texts("Notes", (*proof.problems, *proof.blind, *proof.notes)),
     ]
-    return (
-        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; "
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{verdict}: {names}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body>\n</html>\n"
-    )
+    title = f"{verdict}: {proof.source.type} and {proof.target.type}"
+    return html_page(title, "\n".join(part for part in body if part), style=_STYLE)
 
 
 def _models(proof: Proof) -> str:
@@ -289,4 +266,4 @@ def _n(error: float | None) -> str:
 
 
 def _e(text: str) -> str:
-    return html.escape(text, quote=True)
+    return escape(text)

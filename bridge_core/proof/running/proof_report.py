@@ -209,6 +209,22 @@ class Proof:
 
         return page(self)
 
+    def _repr_html_(self) -> str:
+        """Return the proof for a notebook: the verdict, and its other lines; `html` has the picture."""
+        from bridge_core.html import fragment, section, verdict_line
+
+        first, *verdict = self._verdict()
+        word, tone = ("equal", "good") if self.equal else ("different", "bad")
+        _, _, text = first.partition(": ")
+        difference = self._difference()
+        return fragment(
+            verdict_line(word, tone, text or first),
+            section("What was measured", verdict, opened=True),
+            section("Where and why", difference, tone="bad", opened=True),
+            section("Settings", self._settings(), tone="warn"),
+            section("Notes", self._remarks()),
+        )
+
     def _verdict(self) -> list[str]:
         models = (
             f"{self.source.type} ({self.source.framework}) and {self.target.type} ({self.target.framework})"
