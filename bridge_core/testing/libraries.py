@@ -118,7 +118,7 @@ class LibraryContract(ABC):
             if names.count(name) > 1:
                 return f"sidecar_files names {name!r} twice"
             if not is_plain_name(name) or not (checkpoint.folder / name).is_file():
-                return f"sidecar_files names {name!r}, which is not a file of the folder: name those that are there"
+                return f"sidecar_files names {name!r}, which is not a file of the folder"
             if weights(name):
                 return (
                     f"sidecar_files names {name!r}, which is a name of weights: name what describes the model"

@@ -118,6 +118,8 @@ class OtherModels(Changed):
     count = itertools.count()
 
     def change(self, found, checkpoint):
+        if checkpoint.state.layout != "torch":
+            return found
         return replace(found, model=Net(tied=bool(next(self.count) % 2)))
 
 
@@ -176,6 +178,13 @@ FAULTS = [
     (CallsHome, "test_no_network_is_used", "127.0.0.1"),
     (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well", "another place"),
 ]
+
+
+class SmallContract(ZooContract):
+    """One folder is enough for faults."""
+
+    def folders(self, place):
+        return [(make_folder(place / "Net", "Net"), "flax")]
 
 
 def entry(broken, test, *words):
@@ -242,6 +251,11 @@ def test_the_toy_library_fails_no_check(tmp_path):
 )
 def test_the_contract_notices(tmp_path, library, noticed):
     assert failing(library(), tmp_path, [noticed]) == {noticed}
+
+
+@pytest.mark.parametrize("one", parameters(TABLE, rest=pytest.mark.zoo))
+def test_a_broken_library_is_caught(one, tmp_path):
+    check_fault(one, tmp_path)
 
 
 def test_a_library_that_is_not_registered_is_noticed():
