@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from support.broken_plugins import fault
+from support.broken_plugins import check_fault, fault
 from support.toy_library import CONFIG, Net, Zoo, make_folder, zoo_registry
 
 from bridge_core import Guidance, Rule
@@ -253,7 +253,17 @@ def test_the_contract_notices(tmp_path, library, noticed):
     assert failing(library(), tmp_path, [noticed]) == {noticed}
 
 
-@pytest.mark.parametrize("one", parameters(TABLE, rest=pytest.mark.zoo))
+SLOW = ("AnotherType", "NamesTwice", "Fickle", "IgnoresTheClass", "KnowsByName")
+"""Those of which a run of the contract, which converts folders, is worth its seconds in the slow ring."""
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name in SLOW else pytest.mark.zoo)
+        for one in TABLE
+    ],
+)
 def test_a_broken_library_is_caught(one, tmp_path):
     check_fault(one, tmp_path)
 
