@@ -74,15 +74,15 @@ class MetadataContract(FormatHarness):
             layout="neutral",
             metadata=StateMetadata(ties=ties),
         )
-        wanted = snapshot(state)
+        expected = snapshot(state)
         with self.reopened(state, path) as opened:
-            problem = difference(opened, wanted)
+            problem = difference(opened, expected)
             found = dict(opened.metadata.ties)
         assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
         assert found == ties, f"The ties {ties} were written, and {found} was read. {_ADVICE}"
 
     def test_equal_tensors_are_not_tied(self, path: Path) -> None:
-        """Equal values are no tie: a later training step would change both."""
+        """Equal values do not make a tie: a later training step would change both."""
         self.need("metadata")
         tensors: dict[Key, Any] = {("a", "w"): self.array(2, 3), ("b", "w"): self.array(2, 3)}
         with self.reopened(FlatState(tensors, layout="neutral"), path) as opened:
@@ -108,13 +108,13 @@ class MetadataContract(FormatHarness):
         )
         self.write(state, path)
         with self.read(path) as first:
-            wanted = _dicts(first.metadata)
+            expected = _dicts(first.metadata)
             for value in vars(first.metadata).values():
                 if isinstance(value, dict):
                     value.clear()
         with self.read(path) as second:
             found = _dicts(second.metadata)
-        assert found == wanted, (
+        assert found == expected, (
             "Changing the metadata of one state that was read changed what the next reading gave. Make new "
             "metadata in each open, and keep none in the format or its module."
         )

@@ -46,7 +46,7 @@ class ValuesContract(FormatHarness):
     def test_every_declared_dtype_is_stored(self, path: Path) -> None:
         """Each by itself, with ordinary values."""
         for name in sorted(set(self.format.capabilities.dtypes) & set(DTYPES)):
-            advice = f"Store {name} as it is, or take it out of capabilities.dtypes."
+            advice = f"Store the bytes of {name} unchanged, or take it out of capabilities.dtypes."
             try:
                 self.check_survives({("t", "w"): plain_values(name, (4,))}, _fresh(path), advice)
             except BridgeError as err:
@@ -79,7 +79,7 @@ class ValuesContract(FormatHarness):
         for name in self.sound_dtypes(tmp_path):
             for shape in ((0,), (3, 0, 2), (0, 0)):
                 written["t", name, "x".join(map(str, shape))] = np.zeros(shape, DTYPES[name])
-        self.check_survives(written, path, "Store the whole shape of a tensor that has no bytes.")
+        self.check_survives(written, path, "Store the complete shape of a tensor that has no bytes.")
 
     def test_axes_of_size_one_and_many_axes_survive(self, path: Path, tmp_path: Path) -> None:
         """Up to six axes, in every dtype."""
@@ -173,9 +173,9 @@ class ValuesContract(FormatHarness):
         """With steps, empty parts, negative steps, numbers and ellipses, in several dtypes."""
         rng = np.random.default_rng(11)
         tensors = self._for_regions(tmp_path)
-        wanted = snapshot(tensors)
+        expected = snapshot(tensors)
         with self.reopened(self.state_of(tensors), path) as opened:
-            for key, whole in wanted.items():
+            for key, whole in expected.items():
                 for _ in range(25):
                     region = _random_region(whole.shape, rng)
                     _check_region(key, region, opened.tensor(key).read, whole)
@@ -199,11 +199,11 @@ class ValuesContract(FormatHarness):
 
         def problem(key: Key) -> str:
             try:
-                return value_difference(key, opened.tensor(key), wanted[key])
+                return value_difference(key, opened.tensor(key), expected[key])
             except Exception as err:
                 return f"{key}: it raised {type(err).__name__}: {err}."
 
-        wanted = snapshot(tensors)
+        expected = snapshot(tensors)
         with self.reopened(self.state_of(tensors), path) as opened, ThreadPoolExecutor(4) as pool:
             keys = itertools.islice(itertools.cycle(opened), 96)
             problems = [text for text in pool.map(problem, keys) if text]
@@ -217,7 +217,7 @@ _shapes = st.lists(st.integers(2, 5), min_size=1, max_size=4)
 
 
 def _filled(shape: list[int], name: str) -> tuple[int, ...]:
-    """Return a shape whose last axis fills whole bytes of a packed dtype."""
+    """Return a shape with a last axis that fills complete bytes of a packed dtype."""
     return (*shape[:-1], shape[-1] * PACKED.get(name, 1))
 
 
@@ -263,9 +263,9 @@ def _random_region(shape: tuple[int, ...], rng: np.random.Generator) -> Region:
 
 def _indices(shape: tuple[int, ...]) -> list[Any]:
     """Return indices as users write them."""
-    found: list[Any] = [..., (..., *[slice(None, None, -1)] * len(shape))]
+    indices: list[Any] = [..., (..., *[slice(None, None, -1)] * len(shape))]
     if shape and 0 not in shape:
-        found += [
+        indices += [
             -1,
             slice(-2, None),
             slice(2, 1),
@@ -273,20 +273,20 @@ def _indices(shape: tuple[int, ...]) -> list[Any]:
             (slice(None, None, 2), ...),
             slice(None, None, -2),
         ]
-    return found
+    return indices
 
 
 def _check_region(key: Key, index: Any, read: Callable[[Any], Any], whole: Array) -> None:
-    wanted = np.asarray(whole[index])
+    expected = np.asarray(whole[index])
     try:
         got = np.asarray(read(index))
     except Exception as err:
         pytest.fail(f"{key}{list(whole.shape)}: reading {index} raised {type(err).__name__}: {err}. {_PARTS}")
-    assert got.shape == wanted.shape, (
-        f"{key}{list(whole.shape)}: the part {index} has the shape {wanted.shape}, but {got.shape} was read. "
-        f"{_PARTS}"
+    assert got.shape == expected.shape, (
+        f"{key}{list(whole.shape)}: the part {index} has the shape {expected.shape}, but {got.shape} was "
+        f"read. {_PARTS}"
     )
-    assert same_bits(got, wanted), (
-        f"{key}{list(whole.shape)}: the part {index} was read with other values than the whole tensor has "
+    assert same_bits(got, expected), (
+        f"{key}{list(whole.shape)}: the part {index} was read with other values than the complete tensor has "
         f"there. {_PARTS}"
     )
