@@ -98,11 +98,10 @@ class NarrowsWhatItLacks(PlainFormat):
         pass
 
     def write(self, state, target):
-        with np.errstate(over="ignore"):
-            held = {
-                key: t if t.spec.dtype.name in HELD else ArrayTensor(whole(t).astype(np.float32))
-                for key, t in state.tensors().items()
-            }
+        held = {
+            key: t if t.spec.dtype.name in HELD else ArrayTensor(np.zeros(t.spec.shape, np.float32))
+            for key, t in state.tensors().items()
+        }
         super().write(state.replace(tensors=held), target)
 
 
