@@ -193,6 +193,22 @@ class FreezesTheInput(PlainFormat):
                 tensor.array.flags.writeable = False
 
 
+class ClearsTheMetadata(PlainFormat):
+    def write(self, state, target):
+        super().write(state, target)
+        if isinstance(state.metadata.extra, dict):
+            state.metadata.extra.clear()
+
+
+class CountsElementsInTwoBytes(PlainFormat):
+    capabilities = dataclasses.replace(PlainFormat.capabilities, streaming_write=False)
+
+    def blocks(self, state, key, target):
+        values = whole(state.tensor(key)).reshape(-1).copy()
+        values[1 << 16 :] = values[:1]
+        return [values]
+
+
 class AlignsOnlyWhenReading(PlainFormat):
     """Bytes after an odd size are left out of the file's offsets when several dtypes follow each other."""
 
