@@ -166,6 +166,8 @@ class ValuesContract(FormatHarness):
         """Any number of tensors, of any dtypes and sizes, in any order."""
         names = self.sound_dtypes(tmp_path)
         entries = data.draw(st.lists(st.tuples(st.sampled_from(names), _shapes), max_size=6))
+        by_width = sorted(set(names) - set(PACKED), key=lambda name: DTYPES[name].itemsize)
+        entries += [(name, [3]) for name in (*by_width[:1], *by_width[-1:])]  # an odd size, then a wide dtype
         written: dict[Key, Any] = {
             ("layer", str(number), name): plain_values(name, _filled(shape, name), seed=number)
             for number, (name, shape) in enumerate(entries)
