@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class MetadataContract(FormatHarness):
         state = FlatState(
             {**dict.fromkeys(names, shared), ("head", "bias"): self.array(4)},
             layout="neutral",
-            metadata=StateMetadata(ties=ties),
+            metadata=StateMetadata(ties=dict(ties)),
         )
         expected = snapshot(state)
         with self.reopened(state, path) as opened:
@@ -104,7 +105,9 @@ class MetadataContract(FormatHarness):
         """Whoever changes one state's metadata must not change another state's."""
         self.need("metadata")
         state = FlatState(
-            {("layers", "0", "bias"): self.array(4)}, layout="neutral", metadata=StateMetadata(**_FIELDS)
+            {("layers", "0", "bias"): self.array(4)},
+            layout="neutral",
+            metadata=StateMetadata(**copy.deepcopy(_FIELDS)),
         )
         self.write(state, path)
         with self.read(path) as first:
@@ -124,7 +127,7 @@ class MetadataContract(FormatHarness):
         state = FlatState(
             {("emb", "weight"): self.array(2, 3), ("layers", "0", "bias"): self.array(4)},
             layout="neutral",
-            metadata=StateMetadata(**{field: value}),
+            metadata=StateMetadata(**{field: copy.deepcopy(value)}),
         )
         with self.reopened(state, path) as opened:
             found = getattr(opened.metadata, field)

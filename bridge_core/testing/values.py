@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bridge_core.errors import BridgeError
-from bridge_core.state import DTYPES, PACKED, Array, Key, LazyTensor, Region, TensorSpec
+from bridge_core.state import DTYPES, PACKED, Array, Key, LazyTensor, Region, StateMetadata, TensorSpec
 from bridge_core.testing.comparison import snapshot, value_difference
 from bridge_core.testing.harness import FormatHarness
 from bridge_core.testing.strategies import bit_patterns, plain_values, same_bits
@@ -90,6 +91,11 @@ class ValuesContract(FormatHarness):
                 written["t", name, "x".join(map(str, shape))] = plain_values(name, shape)
         self.check_survives(written, path, "Store every axis, those of size 1 too.")
 
+    def test_large_tensors_survive(self, path: Path) -> None:
+        """More elements and bytes than two bytes can count."""
+        tensors: dict[Key, Array] = {("t", "row"): self.array(70_001), ("t", "grid"): self.array(257, 300)}
+        self.check_survives(tensors, path, "Look at fixed sizes of counters, buffers and blocks.")
+
     def test_an_empty_state_survives(self, path: Path) -> None:
         """A state without tensors is not an error."""
         with self.reopened(self.state_of({}), path) as opened:
@@ -135,18 +141,22 @@ class ValuesContract(FormatHarness):
             ("m", "plain"): self.array(3, 4).copy(),
         }
         copies = {key: array.copy() for key, array in arrays.items()}
-        state = self.state_of(arrays)
-        before = (list(state), state.layout, state.metadata, state.specs())
+        metadata = StateMetadata(collections={("m", "plain"): "batch_stats"}, extra={"note": "a text"})
+        given = {"metadata": metadata} if self.format.capabilities.metadata else {}
+        state = self.state_of(arrays, **given)
+        before = (list(state), state.layout, copy.deepcopy(state.metadata), state.specs())
         self.write(state, path)
-        for key, copy in copies.items():
+        for key, same in copies.items():
             array = arrays[key]
-            assert (array.dtype, array.shape) == (copy.dtype, copy.shape), f"writing changed the array {key}"
-            assert array.tobytes() == copy.tobytes(), (
+            assert (array.dtype, array.shape) == (same.dtype, same.shape), f"writing changed the array {key}"
+            assert array.tobytes() == same.tobytes(), (
                 f"Writing changed the values of the caller's array {key}. Copy an array before changing it."
             )
             assert array.flags.writeable, f"writing made the caller's array {key} read-only"
         after = (list(state), state.layout, state.metadata, state.specs())
-        assert before == after, "Writing changed the caller's state: its keys, layout, metadata or specs."
+        assert before == after, (
+            "Writing changed the caller's state: its keys, layout, metadata or specs. Change copies only."
+        )
 
     # Random
 
@@ -156,6 +166,8 @@ class ValuesContract(FormatHarness):
         """Any number of tensors, of any dtypes and sizes, in any order."""
         names = self.sound_dtypes(tmp_path)
         entries = data.draw(st.lists(st.tuples(st.sampled_from(names), _shapes), max_size=6))
+        by_width = sorted(set(names) - set(PACKED), key=lambda name: DTYPES[name].itemsize)
+        entries += [(name, [3]) for name in (*by_width[:1], *by_width[-1:])]  # an odd size, then a wide dtype
         written: dict[Key, Any] = {
             ("layer", str(number), name): plain_values(name, _filled(shape, name), seed=number)
             for number, (name, shape) in enumerate(entries)

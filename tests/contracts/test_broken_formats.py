@@ -67,7 +67,9 @@ FILES = [
         "test_the_input_is_not_changed",
         (formats.ClearsTheInput, "caller's array", "Copy"),
         (formats.FreezesTheInput, "read-only"),
+        (formats.ClearsTheMetadata, "metadata", "Change copies"),
     ),
+    *of("test_large_tensors_survive", (formats.CountsElementsInTwoBytes, "counters, buffers")),
     *of("test_random_states_survive", (formats.AlignsOnlyWhenReading, "offsets", "odd sizes")),
     *of(
         "test_a_region_is_a_slice_of_the_whole",
