@@ -102,7 +102,9 @@ def settings_of_attributes(
     has_weights: bool,
     training: Callable[[], bool | None],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return settings and the names of those that concern a module of its kind and cannot be read.
+    """Return a module's settings, and the names of those that cannot be read.
+
+    A name is returned if it concerns modules of this kind.
 
     Args:
         module: The module.
