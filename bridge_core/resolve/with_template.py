@@ -13,6 +13,7 @@ from bridge_core.layers import LayerTransform
 from bridge_core.ops import Drop, Fill, Made, chain_specs, equal_or_refused, made_by
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.alignment import Alignment, Sides
+from bridge_core.resolve.crossing import misfit_text
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.interpretations import (
@@ -153,6 +154,9 @@ class WithTemplate(PlanBuilder):
                 self.ambiguous[layer.group.keys[name]] = kinds
             return
         if not outcomes:
+            for misfits, place in ((layer.misfits, layer.group), (detection.misfits, group)):
+                if misfits:
+                    self.misfits.setdefault(misfit_text(misfits, place.specs), join_key(place.path))
             self.leave_out(layer, layer.group.keys)
             for name, target in group.keys.items():
                 self._unfilled(target, group, name, detection)
