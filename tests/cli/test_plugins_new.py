@@ -123,6 +123,7 @@ def test_files_are_converted_both_ways(kind, tmp_path, importable):
         ("ckptbridge-gated", "gated"),
         ("ckptbridge_gated", "gated"),
         ("gated linear", "gated-linear"),
+        ("G\u00e4ted Lin\u00e9ar", "gated-linear"),
         ("a/b", "a-b"),
         ("../up", "up"),
         ("..", "gated-linear"),

@@ -239,7 +239,7 @@ def test_three_frameworks():
         "bilinear",
         torch=("my.A", {"weight": "out in1 in2", "bias?": "out"}),
         flax=("my.B", {"kernel": "in1 in2 out", "bias?": "out"}),
-        numpy=("my.C", {"W": "in2 in1 out"}),
+        numpy=((), {"W": "in2 in1 out"}),
     )
     assert [transform.name for transform in layer.transforms] == [
         "torch.bilinear",
@@ -247,6 +247,7 @@ def test_three_frameworks():
         "numpy.bilinear",
     ]
     assert layer.transforms[2].unsupported_leaves.keys() == {"bias"}
+    assert layer.transforms[2].modules == (), "dictionaries have no type"
 
 
 GOOD = ("my.B", {"kernel": "in1 in2 out"})
