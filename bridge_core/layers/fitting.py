@@ -84,7 +84,7 @@ def stated_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
 
 
 def splits_agree(transform: LayerTransform, split: Binding, known: Binding) -> bool:
-    """Return whether axes are split as it is known: into these sizes, or into this number of parts.
+    """Return whether axes are split into the known sizes, or into the known number of parts.
 
     A number is the size of an axis that may be one axis here. It is the number of parts of one that is always
     several here, as ``heads/2``: the first of its sizes.
