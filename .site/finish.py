@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+from assemble import LINK, ROOT, addresses, outside_prose
 from markdown_it import MarkdownIt
 
 BUILD = Path(__file__).resolve().parent / "out"
@@ -72,10 +74,24 @@ def source_of(path: Path) -> Path:
     return source if source.exists() else source.with_name("README.md")
 
 
+def links_from_elsewhere(pages: dict[Path, Page]) -> Iterator[str]:
+    """Yield what is wrong with links to the site in documents that are not part of it."""
+    _, site = addresses()
+    for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("plugins/*/README.md"))):
+        prose = "".join(text for text, code in outside_prose(path.read_text(encoding="utf-8")) if not code)
+        for link in LINK.finditer(prose):
+            place, anchor = urldefrag(link["target"])
+            if place.startswith(site):
+                linked = SITE / place.removeprefix(site)
+                linked = linked / "index.html" if linked.is_dir() else linked
+                if linked not in pages or (anchor and unquote(anchor) not in pages[linked].ids):
+                    yield f"{path.relative_to(ROOT)}: the site does not have {link['target']}"
+
+
 def problems() -> list[str]:
     """Return what is wrong with the site."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(SITE.rglob("*.html"))}
-    wrong = []
+    wrong = list(links_from_elsewhere(pages))
     for path, page in pages.items():
         name = path.relative_to(SITE).as_posix()
         for target in (*page.links, *page.loads):

@@ -162,12 +162,15 @@ def _target_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
     for key, other in plan.ties.items():
         info = rows[other].info if other in rows else ""
         rows[key] = _Row(info, _NUMBERS["tied"], (("Shares its values with", join_key(other)),))
+    unfilled = {key: str(spec) for key, spec in plan.problems.unfilled_specs.items()}
     for key in plan.allowed_missing:
-        rows[key] = _Row("", _NUMBERS["unfilled"], (("Values", "The values of the target remain."),))
+        detail = (("Values", "The values of the target remain."),)
+        rows[key] = _Row(unfilled.get(key, ""), _NUMBERS["unfilled"], detail)
     for one in plan.mismatched:
         rows[one.target] = _Row(str(one.expected), _NUMBERS["mismatched"], (("Problem", str(one)),))
     for key in plan.missing:
-        rows[key] = _Row("", _NUMBERS["missing"], (("Problem", "No tensor of the source fills it."),))
+        detail = (("Problem", "No tensor of the source fills it."),)
+        rows[key] = _Row(unfilled.get(key, ""), _NUMBERS["missing"], detail)
     return rows
 
 

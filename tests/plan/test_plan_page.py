@@ -170,3 +170,12 @@ def test_in_a_notebook(plan, refused):
     assert page.text.index("Why it is refused") < page.text.index("Steps")
     large = plan_conversion(stack(500), to="torch", layout="torch")
     assert len(large._repr_html_()) < 20_000
+
+
+def test_what_nothing_fills_has_the_shape_of_the_template(refused):
+    source, like = arrays(**{"a.weight": (3, 4)}), {"a": arrays(kernel=(4, 3)), "new": arrays(kernel=(7, 5))}
+    allowed = plan_conversion(source, to="flax", layout="torch", like=like, allow_missing=["new.kernel"])
+    for plan, expected in ((refused, "float64[9]"), (allowed, "float32[7, 5]")):
+        side = Page(plan.html()).data["sides"][1]
+        infos = {name: side["infos"][info] for name, info in zip(side["full"], side["info"], strict=True)}
+        assert next(info for name, info in infos.items() if name.startswith("new")) == expected
