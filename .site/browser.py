@@ -91,7 +91,7 @@ def pages() -> list[str]:
 
 
 def look(browser: Browser, address: str) -> Iterator[str]:
-    """Yield what is wrong with any page: loaded once, seen in both sizes, every second one in dark colours."""
+    """Yield what is wrong with any page: each loaded once, seen in both sizes, every second one dark."""
     sizes = {DESKTOP: "", PHONE: ", on a phone"}
     for number, name in enumerate(pages()):
         dark = number % 2 == 1

@@ -187,12 +187,8 @@ class Reference:
         if text is not None:
             parts.append(self._text(text.value, room.page))
         if other:
-            lines = []
-            for name, place in other:
-                page = self._entries[place][0]
-                lines.append(f"- [`{name}`]({page}#{name.lower()})")
-            parts.append("Described on other pages:")
-            parts.append("\n".join(lines))
+            places = [f"[`{name}`]({self._entries[place][0]}#{name.lower()})" for name, place in other]
+            parts.append(f"Described on other pages: {', '.join(places)}.")
         for name, place in own:
             path = self._entries[place][1] if place in self._entries else f"{room.module}.{name}"
             parts += [f"## {name}", *self._entry(self._at(place), path, room.page)]
