@@ -45,7 +45,7 @@ def rewritten(page: Path, text: str, repository: str, site: str) -> str:
         name, sign, anchor = match["target"].partition("#")
         if name.startswith(site):
             place = name.removeprefix(site)
-            place = f"{place}README.md" if not place or place.endswith("/") else f"{place[:-5]}.md"
+            place = f"{place}README.md" if place.endswith("/") else f"{place[:-5] or 'index'}.md"
             return (
                 f"{match['before']}{os.path.relpath(DOCS / place, page.parent)}{sign}{anchor}{match['after']}"
             )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import griffe
 from signatures import class_line, fenced, signature
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,6 +134,8 @@ class Reference:
     """The pages, and where each definition has its entry."""
 
     def __init__(self) -> None:
+        import griffe  # only the environment that builds the site has it
+
         loader = griffe.GriffeLoader(search_paths=[str(ROOT)], docstring_parser="google")
         self._packages = {name: loader.load(name) for name in PACKAGES}
         self._entries: dict[str, tuple[str, str, str]] = {}

@@ -22,14 +22,14 @@ Numbers = tuple[Mapping[Key, int], Mapping[Key, int]]
 
 
 def verdict(plan: Plan) -> tuple[str, str]:
-    """Return the word for a plan and its tone: ``good`` or ``bad``.
+    """Return the word for a plan and its tone: ``good``, ``warn`` or ``bad``.
 
     A plan is not called exact where something was guessed, or nobody knows what a tensor is.
     """
     if not plan.ok:
         return "refused", "bad"
     doubtful = plan.unclaimed or plan.warnings or any(step.evidence == "guess" for step in plan.steps)
-    return "exact" if plan.exact and not doubtful else "can be run", "good"
+    return ("exact", "good") if plan.exact and not doubtful else ("can be run", "warn")
 
 
 def plan_topics(plan: Plan, numbers: Numbers) -> list[Topic]:
