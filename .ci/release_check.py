@@ -75,7 +75,8 @@ def check_files(name: str, project: dict, wheel: dict[str, bytes], sdist: dict[s
         for path in sorted(expected & inside)
         if wheel[path] != (place / path).read_bytes()
     )
-    yield from (f"the wheel of {name} has {path}" for path in sorted(inside) if NEVER.search(path))
+    code = [path for path in sorted(inside) if not path.endswith(".template")]
+    yield from (f"the wheel of {name} has {path}" for path in code if NEVER.search(path))
     yield from (
         f"{package}/py.typed of {name} is missing"
         for package in packages

@@ -117,12 +117,15 @@ def _lacking(
             lists = _lists_of(str(Pattern(read.segments)))
             if pattern.may_be_absent or not lists:
                 continue
+            texts = _texts_of(read)
             for name in index.candidates(read):
                 captures = read.match(name)
-                text = _text_for(read, name)
-                for count, path in lists if captures is not None else ():
+                if captures is None:
+                    continue
+                text = _text_for(texts, name)
+                for count, path in lists:
                     present = lists_by_path.setdefault(path, {}).setdefault(text, _Present(read.numbers))
-                    present.add(rule, captures, count)  # type: ignore[arg-type]
+                    present.add(rule, captures, count)
     lacking = []
     for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
@@ -203,12 +206,18 @@ def _lists_of(pattern: str) -> list[tuple[int, str]]:
     return lists
 
 
-def _text_for(pattern: Pattern, name: Key) -> str:
-    """Return a pattern with only its numbers open, for a name that it matches; and with ``**`` unchanged."""
+def _texts_of(pattern: Pattern) -> tuple[str, ...]:
+    """Return the texts of a pattern's parts; of one with ``**`` the text in one piece."""
     segments = pattern.segments
-    if len(segments) != len(name) or "**" in str(pattern):
-        return str(Pattern(segments))
-    texts = (str(Pattern((segment,))) for segment in segments)
+    if "**" in str(pattern):
+        return (str(Pattern(segments)),)
+    return tuple(str(Pattern((segment,))) for segment in segments)
+
+
+def _text_for(texts: tuple[str, ...], name: Key) -> str:
+    """Return the text of a pattern with only its numbers open, for a name that it matches."""
+    if len(texts) != len(name):
+        return ".".join(texts)
     return ".".join(text if _NUMBER.search(text) else part for text, part in zip(texts, name, strict=True))
 
 

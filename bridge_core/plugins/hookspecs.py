@@ -257,8 +257,8 @@ def bridge_layer_transforms() -> Iterable[LayerTransform]:
 def bridge_libraries() -> Iterable[Library]:
     '''Return adapters of model libraries: what the sidecar files show of the weights.
 
-    A complete plugin, for folders whose ``zoo.json`` names a class of the package ``zoo`` and its width. Files
-    of the folder are untrusted: what they name is looked up in a table, and no code of theirs is run::
+    A complete plugin, for folders whose ``zoo.json`` names a class of the package ``zoo`` and its width. The
+    files of a folder are untrusted: what they name is looked up in a table, and no code of theirs is run::
 
         from bridge_core import Guidance, MalformedFile, UsageError, hookimpl
         from bridge_core.io import parse_json

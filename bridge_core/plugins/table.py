@@ -13,6 +13,11 @@ from bridge_core.plugins.provided_values import TABLES, check_values
 
 __all__ = ["Conflict", "Table", "values_of"]
 
+_TWO_INSTALLED = "Uninstall one of them, or disable it: --disable-plugin NAME."
+_RUN_AGAIN = "Extend a registry that does not have it: default_registry().extend(...)."
+"""For a notebook whose cell ran twice."""
+_ANOTHER_NAME = "Give it another name: what ckptbridge itself provides cannot be replaced."
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -77,7 +82,7 @@ class Table:
                 raise PluginConflict(
                     f"{what} {value.name!r} is provided by {plugin.origin}, and already by {by}.",
                     plugin=plugin.name,
-                    hint="Uninstall one of them, or disable it: --disable-plugin NAME.",
+                    hint=_way_out(plugin, others),
                 )
             merged[value.name], owners[value.name] = value, plugin
         return replace(self, values=MappingProxyType(merged), owners=owners)
@@ -111,6 +116,15 @@ class Table:
     def without(self, failure: PluginFailure) -> Table:
         """Return the table with the note that a plugin's hook failed."""
         return replace(self, failures=(*self.failures, failure))
+
+
+def _way_out(plugin: LoadedPlugin, others: Iterable[LoadedPlugin]) -> str:
+    """Return what to do about a name that a plugin provides, and others do already."""
+    others = tuple(others)
+    if any(other.is_built_in for other in others):
+        return _ANOTHER_NAME
+    in_process = others and not any(other.way_without for other in (plugin, *others))
+    return _RUN_AGAIN if in_process else _TWO_INSTALLED
 
 
 def values_of(plugin: LoadedPlugin, table: str) -> tuple[Any, ...]:

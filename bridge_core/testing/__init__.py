@@ -41,6 +41,7 @@ pytest.register_assert_rewrite(
     "bridge_core.testing.libraries",
     "bridge_core.testing.model_runs",
     "bridge_core.testing.recipes",
+    "bridge_core.testing.run_values",
     "bridge_core.testing.values",
 )
 

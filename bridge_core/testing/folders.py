@@ -104,10 +104,10 @@ class FolderFormatContract(
     def saved(self, path: Path, seed: int = 0, **options: Any) -> FlatState:
         """Write a state by the bridge itself, and return it."""
         tensors: dict[Key, Any] = {**self.sample(), ("m", "seeded"): self.array(9, seed=seed)}
-        state, wanted = self.state_of(tensors), self.state_of(snapshot(tensors))
+        state, expected = self.state_of(tensors), self.state_of(snapshot(tensors))
         registry = Registry().extend(_Plugin(self.format), name="under test", distribution="under test")
         write_checkpoint(state, path, WriteOptions(format=self.format.name, **options), registry)
-        return wanted
+        return expected
 
     def contents(self, path: Path, step: int | None = None) -> FolderContents:
         """Return what a folder holds."""
@@ -120,8 +120,8 @@ class FolderFormatContract(
         """Names, extensions and dtypes are what the bridge can use."""
         names = ("name", "extensions", "layout", "capabilities")
         methods = ("sniff_folder", "contents", "open_folder", "write_folder")
-        lacking = [name for name in (*names, *methods) if not hasattr(self.format, name)]
-        assert not lacking, f"The format lacks {lacking}; see bridge_core.formats.FolderFormat."
+        missing = [name for name in (*names, *methods) if not hasattr(self.format, name)]
+        assert not missing, f"The format has no {missing}; see bridge_core.formats.FolderFormat."
         assert isinstance(self.format, FolderFormat), "The format is not a bridge_core.formats.FolderFormat."
         check_declarations(self.format)
 
@@ -183,12 +183,12 @@ class FolderFormatContract(
         """Whatever is damaged or missing."""
         content = self.content(self.write(self.sample(), path))
         for name, data in content.items():
-            kept = {other: its for other, its in content.items() if other != name}
+            others = {other: its for other, its in content.items() if other != name}
             for what, changed in (
-                ("missing", kept),
-                ("empty", {**kept, name: b""}),
-                ("cut off", {**kept, name: data[: len(data) // 2]}),
-                ("of other content", {**kept, name: b"\xff<html>"}),
+                ("missing", others),
+                ("empty", {**others, name: b""}),
+                ("cut off", {**others, name: data[: len(data) // 2]}),
+                ("of other content", {**others, name: b"\xff<html>"}),
             ):
                 self.put(path, changed)
                 try:
@@ -297,7 +297,7 @@ class _Plugin:
 def _cuts(content: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield content without a file, or with one that is cut off."""
     for name, data in content.items():
-        kept = {other: its for other, its in content.items() if other != name}
-        yield f"{name} is missing", kept
+        others = {other: its for other, its in content.items() if other != name}
+        yield f"{name} is missing", others
         for cut in sorted({0, 1, len(data) // 2, len(data) - 1} & set(range(len(data)))):
-            yield f"{name} is cut off at byte {cut}", {**kept, name: data[:cut]}
+            yield f"{name} is cut off at byte {cut}", {**others, name: data[:cut]}

@@ -67,7 +67,7 @@ class DamageContract(FormatHarness):
             )
 
     def test_claimed_sizes_are_not_believed(self, path: Path) -> None:
-        """A file of a few hundred bytes that claims a tensor of a TiB takes no memory for it."""
+        """A file of a few hundred bytes with the header of a tensor of a TiB takes no memory for it."""
         for one in self._claims(path):
             believed = one.nbytes > _MOST or isinstance(one.error, MemoryError)
             assert not believed, (
@@ -101,7 +101,7 @@ class DamageContract(FormatHarness):
                 return Outcome(damage, error=err)
 
     def _claims(self, path: Path) -> list[Outcome]:
-        """Return what became of contents that claim impossible sizes; each class tries them once."""
+        """Return what became of contents with impossible sizes; each class tries them once."""
         known = self._known_claims
         if type(self) not in known:
             known[type(self)] = [
@@ -113,7 +113,7 @@ class DamageContract(FormatHarness):
     def _claiming(self, path: Path) -> Iterator[tuple[str, str, dict[str, bytes]]]:
         most = int(_CLAIMED * self.times_damage)
         for shape in ((1,) * 12, (5, 3)):
-            place = path.with_name(f"claims{len(shape)}{path.suffix}")
+            place = path.with_name(f"sizes{len(shape)}{path.suffix}")
             state = self.state_of({("m", "w"): self.array(*shape)})
             if self.refused_to_write(state, place):  # many axes are too many for some formats
                 self.write(self.state_of({("m", "w"): self.array(*shape[:6])}), place)

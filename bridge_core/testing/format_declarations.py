@@ -25,5 +25,5 @@ def check_declarations(format: Any) -> None:
     declared = format.capabilities
     assert isinstance(declared, Capabilities), f"capabilities is {declared!r}; expected Capabilities(...)."
     unknown = sorted(set(declared.dtypes) - set(DTYPES))
-    assert not unknown, f"capabilities.dtypes has {unknown}, which are no dtypes of the bridge."
+    assert not unknown, f"capabilities.dtypes has {unknown}, which the bridge does not have."
     assert declared.dtypes, "capabilities.dtypes is empty: name the dtypes that are stored bit for bit."

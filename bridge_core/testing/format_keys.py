@@ -60,8 +60,8 @@ class KeysContract(FormatHarness):
         kept = all(found == list(order) for found, order in zip(read, (_ORDER, _ORDER[::-1]), strict=True))
         assert kept or sorted(read[0]) != sorted(_ORDER) or read[0] == read[1], (
             f"The keys were written in the order {[*map('.'.join, _ORDER)]} and read in the order "
-            f"{[*map('.'.join, read[0])]}. List them in the order of the file; a file keeps the order of "
-            "the state, or has one order of its own for the same keys."
+            f"{[*map('.'.join, read[0])]}. List them in the order of the file; a file has the order of "
+            "the state, or one order of its own for the same keys."
         )
 
     @given(data=st.data())
@@ -94,7 +94,7 @@ class KeysContract(FormatHarness):
             self._check_kept_or_refused([("a", part) for part in pair], _other(path), may_refuse=None)
 
     def test_a_key_may_begin_with_another(self, path: Path) -> None:
-        """``("a",)`` and ``("a", "b")``: both are kept, or the format refuses."""
+        """``("a",)`` and ``("a", "b")``: both are stored, or the format refuses."""
         self._check_kept_or_refused([("a",), ("a", "b")], path, may_refuse=True)
 
     def test_long_keys_survive(self, path: Path) -> None:
@@ -116,7 +116,7 @@ class KeysContract(FormatHarness):
     def _check_kept_or_refused(self, names: Iterable[Key], path: Path, *, may_refuse: bool | None) -> None:
         """Write tensors of these keys; ``may_refuse`` of None asks the capability ``nested``."""
         tensors: dict[Key, Array] = {key: self.array(2, seed=n) for n, key in enumerate(names)}
-        state, wanted = FlatState(tensors, layout=self.format.layout or "neutral"), snapshot(tensors)
+        state, expected = FlatState(tensors, layout=self.format.layout or "neutral"), snapshot(tensors)
         try:
             self.write(state, path)
         except BridgeError as err:
@@ -125,7 +125,7 @@ class KeysContract(FormatHarness):
             return
         try:
             with self.read(path) as opened:
-                problem = difference(opened, wanted)
+                problem = difference(opened, expected)
         except BridgeError as err:
             problem = f"The keys {list(tensors)} were written, but reading raised: {err}"
         assert not problem, f"{problem} {_ADVICE}"
@@ -143,7 +143,7 @@ _some_keys = st.lists(
 
 
 def _without_beginnings(drawn: list[Key]) -> list[Key]:
-    """Return the keys that are no beginning of another one."""
+    """Return the keys that do not begin another one."""
     found = list(dict.fromkeys(drawn))
     return [key for key in found if not any(other != key and other[: len(key)] == key for other in found)]
 

@@ -73,8 +73,8 @@ class LazinessContract(FormatHarness):
             with traced_memory() as memory:
                 for key in keys:
                     opened.read(key)
-        assert memory.kept < nbytes * 3 // 4, (
-            f"After all tensors were read and dropped, {memory.kept} of {nbytes} bytes were still in use. "
+        assert memory.still < nbytes * 3 // 4, (
+            f"After all tensors were read and dropped, {memory.still} of {nbytes} bytes were still in use. "
             "The format declares lazy: keep no values that were read, or only a few."
         )
 
@@ -147,7 +147,7 @@ def _recorded(array: Array, asked: list[int]) -> LazyTensor:
 
 
 def _damage(path: Path, array: Array) -> None:
-    """Change a value in a file, where the values lie in it as they are."""
+    """Change a value in a file, where it holds the values as plain bytes."""
     content = bytearray(path.read_bytes())
     at = content.find(array.tobytes()[: 64 << 10])
     if at >= 0:

@@ -24,12 +24,12 @@ class LifetimeContract(FormatHarness):
         """Reading one tensor does not overwrite what was read of another."""
         tensors: dict[Key, Array] = {("t", str(n)): self.array(20, 30, seed=n) for n in range(3)}
         with self.reopened(self.state_of(tensors), path) as opened:
-            kept = []
+            parts = []
             for index in (..., slice(3, 9)):
                 for key in tensors:
                     part = opened.read(key, index)
-                    kept.append((key, part, part.copy()))
-            for key, part, copy in kept:
+                    parts.append((key, part, part.copy()))
+            for key, part, copy in parts:
                 assert same_bits(part, copy), (
                     f"The values that were read of {key} changed when other tensors were read. Return a new "
                     "array from each read; keep no buffer."
@@ -60,12 +60,12 @@ class LifetimeContract(FormatHarness):
         """Of the same size, and with the same time."""
         for seed in (1, 2):
             tensors: dict[Key, Array] = {("t", "w"): self.array(20, 30, seed=seed)}
-            wanted = snapshot(tensors)
+            expected = snapshot(tensors)
             self.write(self.state_of(tensors), path)
             os.utime(path, (1_700_000_000, 1_700_000_000))
             for _ in range(2):
                 with self.read(path) as opened:
-                    problem = difference(opened, wanted)
+                    problem = difference(opened, expected)
                 assert not problem, (
                     f"Another file was written to the same path, and the values are not its own: {problem} "
                     "Remember nothing about paths; read the file that is given to open."
@@ -95,23 +95,23 @@ class LifetimeContract(FormatHarness):
     def test_values_that_were_read_outlive_the_state(self, path: Path) -> None:
         """Closing changes nothing that was read."""
         sample = self.sample()
-        wanted = snapshot(sample)
+        expected = snapshot(sample)
         self.write(sample, path)
         opened = self.read(path)
         values: dict[Key, Array] = dict(opened)
         opened.close()
-        problem = difference(FlatState(values), wanted)
+        problem = difference(FlatState(values), expected)
         assert not problem, f"After the state was closed: {problem} Copy what closing takes away."
 
     def test_reading_after_closing_is_refused_or_right(self, path: Path) -> None:
         """Never other values."""
         sample = self.sample()
-        wanted = snapshot(sample)
+        expected = snapshot(sample)
         self.write(sample, path)
         opened = self.read(path)
         opened.close()
         try:
-            problem = difference(opened, wanted)
+            problem = difference(opened, expected)
         except BridgeError:
             return
         except Exception as err:

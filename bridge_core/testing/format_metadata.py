@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,17 +73,17 @@ class MetadataContract(FormatHarness):
         state = FlatState(
             {**dict.fromkeys(names, shared), ("head", "bias"): self.array(4)},
             layout="neutral",
-            metadata=StateMetadata(ties=ties),
+            metadata=StateMetadata(ties=dict(ties)),
         )
-        wanted = snapshot(state)
+        expected = snapshot(state)
         with self.reopened(state, path) as opened:
-            problem = difference(opened, wanted)
+            problem = difference(opened, expected)
             found = dict(opened.metadata.ties)
         assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
         assert found == ties, f"The ties {ties} were written, and {found} was read. {_ADVICE}"
 
     def test_equal_tensors_are_not_tied(self, path: Path) -> None:
-        """Equal values are no tie: a later training step would change both."""
+        """Equal values do not make a tie: a later training step would change both."""
         self.need("metadata")
         tensors: dict[Key, Any] = {("a", "w"): self.array(2, 3), ("b", "w"): self.array(2, 3)}
         with self.reopened(FlatState(tensors, layout="neutral"), path) as opened:
@@ -104,17 +105,19 @@ class MetadataContract(FormatHarness):
         """Whoever changes one state's metadata must not change another state's."""
         self.need("metadata")
         state = FlatState(
-            {("layers", "0", "bias"): self.array(4)}, layout="neutral", metadata=StateMetadata(**_FIELDS)
+            {("layers", "0", "bias"): self.array(4)},
+            layout="neutral",
+            metadata=StateMetadata(**copy.deepcopy(_FIELDS)),
         )
         self.write(state, path)
         with self.read(path) as first:
-            wanted = _dicts(first.metadata)
+            expected = _dicts(first.metadata)
             for value in vars(first.metadata).values():
                 if isinstance(value, dict):
                     value.clear()
         with self.read(path) as second:
             found = _dicts(second.metadata)
-        assert found == wanted, (
+        assert found == expected, (
             "Changing the metadata of one state that was read changed what the next reading gave. Make new "
             "metadata in each open, and keep none in the format or its module."
         )
@@ -124,7 +127,7 @@ class MetadataContract(FormatHarness):
         state = FlatState(
             {("emb", "weight"): self.array(2, 3), ("layers", "0", "bias"): self.array(4)},
             layout="neutral",
-            metadata=StateMetadata(**{field: value}),
+            metadata=StateMetadata(**{field: copy.deepcopy(value)}),
         )
         with self.reopened(state, path) as opened:
             found = getattr(opened.metadata, field)

@@ -26,7 +26,7 @@ __all__ = ["SniffingContract"]
 
 
 class SniffingContract(FormatHarness):
-    """Formats are told apart by what is in a file."""
+    """Formats are distinguished by what is in a file."""
 
     def test_sniffing_knows_its_own_files_and_no_others(self, tmp_path: Path) -> None:
         """Each file has the name that its own format gives it."""
@@ -66,8 +66,8 @@ class SniffingContract(FormatHarness):
             folder.mkdir()
             answers = [sniffs(self.format, Path(shutil.copy(file, folder / name))) for name in (own, other)]
             assert answers[0] == answers[1], (
-                f"sniff says {answers[0]} of a file called {own!r} and {answers[1]} of the same content "
-                f"called {other!r}. Look at the content only: files are renamed."
+                f"sniff returned {answers[0]} for a file called {own!r} and {answers[1]} for the same "
+                f"content called {other!r}. Look at the content only: files are renamed."
             )
 
     def test_sniffing_raises_nothing(self, path: Path) -> None:

@@ -42,13 +42,13 @@ class WritingContract(FormatHarness):
                 text = str(err)
             except Exception as err:
                 pytest.fail(
-                    f"Writing {name}, which capabilities.dtypes lacks, raised {type(err).__name__}: {err}. "
-                    "Raise UnsupportedFeature(..., key=key) before writing."
+                    f"Writing {name}, which capabilities.dtypes does not have, raised {type(err).__name__}: "
+                    f"{err}. Raise UnsupportedFeature(..., key=key) before writing."
                 )
             else:
                 pytest.fail(
-                    f"Writing {name}, which capabilities.dtypes lacks, was not refused. Declare it if its "
-                    "bits survive; otherwise raise UnsupportedFeature(..., key=key)."
+                    f"Writing {name}, which capabilities.dtypes does not have, was not refused. Declare it "
+                    "if its bits survive; otherwise raise UnsupportedFeature(..., key=key)."
                 )
             left = [file.name for file in folder.rglob("*") if file.is_file() and file.stat().st_size]
             assert not left, (
@@ -105,14 +105,14 @@ class WritingContract(FormatHarness):
         self.write(self.sample(), destination := places["target"] / f"weights{self.format.extensions[0]}")
         with self.read(destination):
             pass
-        found = [
+        strays = [
             f"{entry.name} in the {name} folder"
             for name, place in places.items()
             for entry in place.iterdir()
             if entry != destination
         ]
-        assert not found, (
-            f"Writing left {found}. The bridge moves only the target to its destination: write to "
+        assert not strays, (
+            f"Writing left {strays}. The bridge moves only the target to its destination: write to "
             "target.path or target.file, and nowhere else."
         )
 
@@ -202,6 +202,7 @@ class WritingContract(FormatHarness):
         one, other = (path.with_name(f"repeated{n}{path.suffix}") for n in "ab")
         if not self.same_bytes:
             return False
+        self.write(self.sample(), one)  # after whatever was written before
         return self.content(self.write(self.sample(), one)) == self.content(self.write(self.sample(), other))
 
     def _check_same(self, first: dict[str, bytes], second: dict[str, bytes], when: str) -> None:

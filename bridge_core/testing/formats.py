@@ -28,7 +28,7 @@ from bridge_core.transfer import Budget, FileTarget
 __all__ = ["FormatContract"]
 
 _COUNT = 12
-"""Shards whose names are compared."""
+"""Number of shards for the comparison of names."""
 
 
 class FormatContract(
@@ -55,12 +55,12 @@ class FormatContract(
 
     def test_is_a_format_with_usable_declarations(self) -> None:
         """Names, extensions and dtypes are what the bridge can use."""
-        lacking = [
+        missing = [
             name
             for name in ("name", "extensions", "layout", "capabilities", "names", "sniff", "open", "write")
             if not hasattr(self.format, name)
         ]
-        assert not lacking, f"The format lacks {lacking}; see bridge_core.formats.Format."
+        assert not missing, f"The format has no {missing}; see bridge_core.formats.Format."
         assert isinstance(self.format, Format), "The format is not a bridge_core.formats.Format."
         check_declarations(self.format)
         assert self.format.extensions, "extensions is empty: new files need a suffix."
@@ -82,7 +82,7 @@ class FormatContract(
             f"names gives {strange[0]!r}, which ends with none of the extensions {self.format.extensions}."
         )
         assert names.shard.format(index=1, count=2) != names.shard.format(index=1, count=3), (
-            f"names.shard, {names.shard!r}, does not tell how many shards there are: it needs {{count:05d}}."
+            f"names.shard, {names.shard!r}, has no number of all shards: it needs {{count:05d}}."
         )
 
     def test_tied_tensors_take_the_space_that_is_declared(self, path: Path) -> None:
@@ -110,7 +110,7 @@ class FormatContract(
     def test_opening_needs_no_path(self, path: Path) -> None:
         """Unless ``needs_path`` is declared: what is read is the open file."""
         if self.format.capabilities.needs_path or os.name == "nt":
-            pytest.skip(f"{self.format.name} declares needs_path, or the system keeps open files in place")
+            pytest.skip(f"{self.format.name} declares needs_path, or the system removes no open file")
         sample = snapshot(self.sample())
         self.write(self.sample(), path)
         file = SourceFile(path)

@@ -160,7 +160,7 @@ class FrameworkHarness(ABC):
         return state
 
     def _misread(self, value: Any, state: FlatState) -> str:
-        """Return a leaf of plain containers that a state does not hold as it is; empty if there is none."""
+        """Return a leaf of plain containers that a state does not hold unchanged; empty if there is none."""
         leaves = numpy_leaves(value)
         if leaves is None:
             return ""

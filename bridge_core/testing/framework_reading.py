@@ -52,7 +52,7 @@ class FrameworkReading(FrameworkHarness):
                     f"{shown_key(key)}: expected an array of numpy, got a {type(value).__name__}"
                 )
                 assert (value.shape, value.dtype) == (spec.shape, spec.dtype), (
-                    f"{shown_key(key)}: the spec says {spec}, and what is read is "
+                    f"{shown_key(key)}: the spec is {spec}, and what is read is "
                     f"{value.dtype.name}{list(value.shape)}: give the tensor the spec of its values"
                 )
 
@@ -64,7 +64,7 @@ class FrameworkReading(FrameworkHarness):
                 for step in (2, -1):
                     index = tuple(slice(None, None, step) for _ in spec.shape)
                     assert same_bits(np.asarray(state.read(key, index)), np.asarray(whole[index])), (
-                        f"{shown_key(key)}: a part with step {step} differs from the same part of the whole: "
+                        f"{shown_key(key)}: a part with step {step} differs from that part of the tensor: "
                         "read exactly the region that `Tensor.read` is given"
                     )
 
@@ -87,7 +87,7 @@ class FrameworkReading(FrameworkHarness):
         for value, state in self._states():
             misread = self._misread(value, state)
             assert not misread, (
-                f"{type(value).__name__}: {misread}: read each array as it is, or name what is left out in "
+                f"{type(value).__name__}: {misread}: read each array unchanged, or name what is left out in "
                 "StateMetadata(left_out=...)"
             )
 
@@ -117,11 +117,11 @@ class FrameworkReading(FrameworkHarness):
     def test_ties_are_those_of_the_object(self) -> None:
         """A tie joins two keys of one tensor, and an array that is in two places is a tie."""
         for value, state in self._states():
-            for alias, kept in state.metadata.ties.items():
-                for key in (alias, kept):
+            for alias, root in state.metadata.ties.items():
+                for key in (alias, root):
                     assert key in state, f"metadata.ties names {shown_key(key)}, which is not in the state"
-                assert same_bits(np.asarray(state[alias]), np.asarray(state[kept])), (
-                    f"{shown_key(alias)} is tied to {shown_key(kept)}, and has other values"
+                assert same_bits(np.asarray(state[alias]), np.asarray(state[root])), (
+                    f"{shown_key(alias)} is tied to {shown_key(root)}, and has other values"
                 )
             ties = Ties(state.metadata.ties)
             for one, other in _shared(value, state):
@@ -218,7 +218,7 @@ class FrameworkReading(FrameworkHarness):
                     whole = np.asarray(state[key])
                     assert same_bits(np.asarray(state.read(key, even[key])), whole[even[key]]), (
                         f"{shown_key(key)}: after a change of the object a part has other values than the "
-                        "whole: keep either a view or a copy"
+                        "entire tensor: keep either a view or a copy"
                     )
             for place in numpy_leaves(value) or ():
                 if place.put is not None:
@@ -261,7 +261,7 @@ class FrameworkReading(FrameworkHarness):
             for key in specs if alike else ():
                 live = [state.spec(key) for _, state in alike]
                 assert any(_agree(specs[key], spec) for spec in live), (
-                    f"{shown_key(key)}: the abstract {type(value).__name__} says {specs[key]}, a live object "
+                    f"{shown_key(key)}: the abstract {type(value).__name__} has {specs[key]}, a live object "
                     f"with the same names {live[0]}"
                 )
             for sample, state in alike:

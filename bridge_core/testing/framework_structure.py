@@ -213,7 +213,7 @@ class FrameworkStructure(FrameworkHarness):
     # Abstract objects
 
     def test_abstract_objects_serve_as_templates(self) -> None:
-        """What is built has the state's values, and the abstract object stays as it is."""
+        """What is built has the state's values, and the abstract object is not changed."""
         states = self._states()
         for value in self.abstract():
             specs = self._state(value).specs()

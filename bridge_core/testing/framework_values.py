@@ -48,7 +48,7 @@ class FrameworkValues(FrameworkHarness):
                 given = self._given(state, dtype=dtype)
                 found = self._built_or_refused(given, like) if dtype else self._built(given, like)
                 if found is not None:
-                    advice = "copy every value as it is, from the state and not from `like`"
+                    advice = "copy every value unchanged, from the state and not from `like`"
                     self._check("bits template" if dtype is None else "bits", advice, found, given, own)
 
     def test_every_dtype_is_built_or_refused(self) -> None:

@@ -36,7 +36,7 @@ _NAMES: Mapping[str, Mapping[Key, TensorSpec]] = {
     },
     "parameters of Flax": {("Dense_0", "kernel"): _GRID, ("Embed_0", "embedding"): _GRID},
 }
-"""Names that each belong to one framework, as they are in files."""
+"""Names that each belong to one framework, as in files."""
 
 
 class FrameworkContract(FrameworkReading, FrameworkValues, FrameworkStructure):
@@ -52,7 +52,7 @@ class FrameworkContract(FrameworkReading, FrameworkValues, FrameworkStructure):
     def test_is_a_framework_with_usable_declarations(self) -> None:
         """Its name is that of its layout, and its default format is installed."""
         framework, registry = self.framework, self._registry()
-        assert isinstance(framework, Framework), f"{type(framework).__name__} lacks a part of Framework"
+        assert isinstance(framework, Framework), f"{type(framework).__name__} does not have all of Framework"
         assert framework.name, "the framework has no name"
         assert registry.frameworks.get(framework.name) is not None, (
             f"{framework.name!r} is not registered: return it from bridge_frameworks, or set registry="

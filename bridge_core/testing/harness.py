@@ -78,11 +78,11 @@ class Measured:
 
     Attributes:
         nbytes: Bytes that were read, or the most that were allocated at once.
-        kept: Bytes that were allocated and are still in use.
+        still: Bytes that were allocated and are still in use.
     """
 
     nbytes = 0
-    kept = 0
+    still = 0
 
 
 @contextmanager
@@ -118,14 +118,14 @@ def traced_memory() -> Iterator[Measured]:
         yield measured
     finally:
         now, peak = tracemalloc.get_traced_memory()
-        measured.nbytes, measured.kept = peak - before, now - before
+        measured.nbytes, measured.still = peak - before, now - before
         if not running:
             tracemalloc.stop()
 
 
 def open_files() -> set[str]:
     """Return the regular files that this process has open; empty where the system does not show them."""
-    found = set()
+    files = set()
     folder = Path("/proc/self/fd")
     for entry in folder.iterdir() if folder.is_dir() else ():
         try:
@@ -133,8 +133,8 @@ def open_files() -> set[str]:
         except OSError:  # the descriptor of this very listing
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
-            found.add(f"{target} (descriptor {entry.name})")
-    return found
+            files.add(f"{target} (descriptor {entry.name})")
+    return files
 
 
 class FormatHarness:
@@ -178,9 +178,9 @@ class FormatHarness:
         """Return a state in a layout that the format can hold."""
         return FlatState(tensors, layout=self.format.layout or "torch", **fields)
 
-    def check_equal(self, found: FlatState, wanted: Mapping[Key, Any]) -> None:
+    def check_equal(self, found: FlatState, expected: Mapping[Key, Any]) -> None:
         """Compare keys, dtypes, shapes and bits."""
-        problem = difference(found, snapshot(wanted))
+        problem = difference(found, snapshot(expected))
         assert not problem, problem
 
     def check_survives(self, tensors: Mapping[Key, Any], path: Path, advice: str, **budget: Any) -> None:
@@ -192,11 +192,11 @@ class FormatHarness:
             advice: What the author should change where they differ.
             budget: Threads and memory.
         """
-        wanted = snapshot(tensors)
+        expected = snapshot(tensors)
         self.write(self.state_of(tensors), path, **budget)
         try:
             with self.read(path) as opened:
-                problem = difference(opened, wanted)
+                problem = difference(opened, expected)
         except BridgeError as err:
             problem = f"What was written cannot be read: {err}"
         assert not problem, f"{problem} {advice}"
@@ -212,12 +212,12 @@ class FormatHarness:
         """
         number = sum(1 for _ in folder.iterdir())
         tensors: dict[Key, Array] = {("only", "one"): array}
-        wanted = snapshot(tensors)
+        expected = snapshot(tensors)
         try:
             with self.reopened(
-                self.state_of(tensors), folder / f"alone{number}{self.format.extensions[0]}"
+                self.state_of(tensors), folder / f"single{number}{self.format.extensions[0]}"
             ) as opened:
-                return not difference(opened, wanted)
+                return not difference(opened, expected)
         except Exception:
             return False
 

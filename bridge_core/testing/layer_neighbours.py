@@ -1,4 +1,4 @@
-"""The contract of layer transforms next to those of other plugins: none claims another's layer."""
+"""The contract of layer transforms next to those of other plugins: none takes another's layer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LayerNeighbours(LayerHarness):
     @EXAMPLES
     @given(st.data())
     def test_types_of_modules_belong_to_one_transform(self, data: st.DataObject) -> None:
-        """Unless settings or leaves tell them apart."""
+        """Unless settings or leaves differ."""
         layer = self._layer(data)
         other = self._rival(layer)
         assert other is None, (

@@ -20,12 +20,18 @@ from bridge_core.errors import BridgeError
 from bridge_core.plan import Plan
 from bridge_core.plugins import Recipe, RecipeSide, Registry, default_registry, hookimpl
 from bridge_core.rules import load_rules
+from bridge_core.state import FlatState
 from bridge_core.testing.strategies import same_bits
 
 __all__ = ["RecipeContract", "RecipeSample"]
 
 _Weights = Mapping[str, np.ndarray[Any, Any]]
 _NUMBER = re.compile("[0-9]+")
+_OTHERS = {
+    "torch": ("fc.weight", "fc.bias", "layers.0.weight", "embed.weight", "norm.weight", "head.weight"),
+    "flax": ("params.Dense_0.kernel", "params.Dense_0.bias", "params.Embed_0.embedding"),
+}
+"""Names that many models have."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,15 @@ class RecipeContract(ABC):
     def test_the_header_is_complete(self) -> None:
         """And the rules can be loaded, and read backwards."""
         recipe = self.recipe
-        assert recipe.title
-        assert recipe.header.facts
-        assert recipe.header.licence
+        for key in ("title", "facts", "licence"):
+            assert getattr(recipe.header, key), f"{recipe.path.name}: recipe.{key} is empty"
         rules = load_rules(recipe.path)
-        assert rules
+        assert rules, f"{recipe.path.name}: there is no rule"
         for rule in rules:
-            rule.reversed()
+            try:
+                rule.reversed()
+            except BridgeError as err:
+                pytest.fail(f"{recipe.path.name}: a rule cannot be read backwards: {err}")
 
     # Knowing
 
@@ -120,16 +128,30 @@ class RecipeContract(ABC):
             with open_state(way.file, registry=way.registry) as state:
                 found = recognised_recipes(state, way.registry)
             own = [one.turned for one in found if one.recipe.name == self.recipe.name]
-            assert own == [way.turned], f"{way}: recognised as {[one.side.name for one in found]}"
+            assert own == [way.turned], (
+                f"{way}: recognised as {[one.side.name for one in found] or 'nothing'}: `exists` has to "
+                "match names of every such checkpoint"
+            )
             for one in found:
                 assert one.side.name == way.side.name, (
                     f"{way}: {one.recipe.name} takes it for {one.side.name}"
                 )
 
+    def test_other_checkpoints_are_not_recognised(self) -> None:
+        """Names that many models have do not show this one."""
+        for layout, names in _OTHERS.items():
+            tensors = {name: np.ones((2, 3), np.float32) for name in names}
+            found = recognised_recipes(FlatState(tensors, layout=layout), self._registry())
+            sides = [one.side.name for one in found if one.recipe.name == self.recipe.name]
+            assert not sides, (
+                f"a checkpoint with the names {', '.join(names)} is taken for {sides[0]}: give `exists` "
+                "names that only this model has, or `missing` what it does not have"
+            )
+
     def test_without_it_the_refusal_names_it(self, tmp_path: Path) -> None:
         """Where the layouts differ, unless names and shapes are enough on a side that is plain."""
         for way in self._ways(tmp_path):
-            if way.side.layout == way.other.layout:
+            if way.side.layout == way.other.layout or not way.is_recognised():
                 continue
             refusal = ""
             try:
@@ -143,7 +165,10 @@ class RecipeContract(ABC):
 
     def test_there_and_back(self, tmp_path: Path) -> None:
         """Each side becomes the other, bit for bit, every tensor taken by a rule."""
-        for way in self._ways(tmp_path):
+        ways = list(self._ways(tmp_path))
+        if not all(way.is_recognised() for way in ways):
+            pytest.skip("its checkpoints are not recognised; see that test")
+        for way in ways:
             report = way.convert(way.file, way.destination)
             assert report.verified
             way.check(way.destination, way.made, f"{way}", way.sample.tolerance if way.turned else 0.0)
@@ -160,21 +185,32 @@ class RecipeContract(ABC):
                 continue
             if way.side.layout == way.other.layout:  # from neutral it goes back to the names that it had
                 continue
+            try:
+                way.convert(way.file, way.destination)
+            except BridgeError:  # another test's matter
+                continue
+            expected = way.stored(way.destination)
             neutral = way.folder / "neutral.npz"
+            way.destination.unlink()
             convert(way.file, neutral, to="neutral", recipe=way.given, registry=way.registry)
             convert(neutral, way.destination, to=way.other.layout, registry=way.registry)
             way.check(
-                way.destination, way.made, f"{way}, two steps", way.sample.tolerance if way.turned else 0.0
+                way.destination, expected, f"{way}, two steps", way.sample.tolerance if way.turned else 0.0
             )
 
     # Refusing
 
     def test_a_tensor_more_is_refused(self, tmp_path: Path) -> None:
         """And named."""
-        for way in self._ways(tmp_path):
+        for way in filter(_Way.is_recognised, self._ways(tmp_path)):
             more = {**way.weights, way.joined("not_of_this", "model"): np.ones((3, 5), np.float32)}
-            with pytest.raises(BridgeError, match="not_of_this"):
+            text = ""
+            try:
                 way.plan(way.saved(more, "more"))
+            except BridgeError as err:
+                text = f"{err} {err.hint}"
+            assert text, f"{way}: a tensor 'not_of_this.model' was taken: name every tensor in the rules"
+            assert "not_of_this" in text, f"{way}: the refusal does not name 'not_of_this': {text}"
 
     def test_a_tensor_less_is_refused(self, tmp_path: Path) -> None:
         """Whichever is missing, except those that the sample names."""
@@ -187,7 +223,10 @@ class RecipeContract(ABC):
                 for name in chosen if len(names) > 1 else ():
                     less = state.select(lambda key, name=name: name not in _spellings(key))  # type: ignore[misc]
                     assert len(less) == len(state) - 1, f"{way}: there is no {name}"
-                    assert way.refuses(less), f"{way}: converted without {name}"
+                    assert way.refuses(less), (
+                        f"{way}: converted without {name}: its rule may not be optional, or the sample names "
+                        "it in may_lack"
+                    )
 
 
 @dataclass(frozen=True)
@@ -261,6 +300,18 @@ class _Way:
         return convert(
             file, destination, to=side.layout, like=like, recipe=self.given, registry=self.registry
         )
+
+    def is_recognised(self) -> bool:
+        """Return whether the checkpoint is recognised as this side."""
+        with open_state(self.file, registry=self.registry) as state:
+            found = recognised_recipes(state, self.registry)
+        return any(one.recipe.name == self.recipe.name and one.turned == self.turned for one in found)
+
+    def stored(self, path: Path) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what a file holds, under the names that the sample writes."""
+        joint = "." if self.other.layout == "torch" else "/"
+        with open_state(path, registry=self.registry) as state:
+            return {_named(key, joint, self.made): np.array(state[key]) for key in state}
 
     def refuses(self, source: Any) -> bool:
         """Return whether a conversion is refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bridge_core.errors import BridgeError
-from bridge_core.state import DTYPES, PACKED, Array, Key, LazyTensor, Region, TensorSpec
+from bridge_core.state import DTYPES, PACKED, Array, Key, LazyTensor, Region, StateMetadata, TensorSpec
 from bridge_core.testing.comparison import snapshot, value_difference
 from bridge_core.testing.harness import FormatHarness
 from bridge_core.testing.strategies import bit_patterns, plain_values, same_bits
@@ -46,7 +47,7 @@ class ValuesContract(FormatHarness):
     def test_every_declared_dtype_is_stored(self, path: Path) -> None:
         """Each by itself, with ordinary values."""
         for name in sorted(set(self.format.capabilities.dtypes) & set(DTYPES)):
-            advice = f"Store {name} as it is, or take it out of capabilities.dtypes."
+            advice = f"Store the bytes of {name} unchanged, or take it out of capabilities.dtypes."
             try:
                 self.check_survives({("t", "w"): plain_values(name, (4,))}, _fresh(path), advice)
             except BridgeError as err:
@@ -79,7 +80,7 @@ class ValuesContract(FormatHarness):
         for name in self.sound_dtypes(tmp_path):
             for shape in ((0,), (3, 0, 2), (0, 0)):
                 written["t", name, "x".join(map(str, shape))] = np.zeros(shape, DTYPES[name])
-        self.check_survives(written, path, "Store the whole shape of a tensor that has no bytes.")
+        self.check_survives(written, path, "Store the complete shape of a tensor that has no bytes.")
 
     def test_axes_of_size_one_and_many_axes_survive(self, path: Path, tmp_path: Path) -> None:
         """Up to six axes, in every dtype."""
@@ -89,6 +90,11 @@ class ValuesContract(FormatHarness):
             for shape in shapes:
                 written["t", name, "x".join(map(str, shape))] = plain_values(name, shape)
         self.check_survives(written, path, "Store every axis, those of size 1 too.")
+
+    def test_large_tensors_survive(self, path: Path) -> None:
+        """More elements and bytes than two bytes can count."""
+        tensors: dict[Key, Array] = {("t", "row"): self.array(70_001), ("t", "grid"): self.array(257, 300)}
+        self.check_survives(tensors, path, "Look at fixed sizes of counters, buffers and blocks.")
 
     def test_an_empty_state_survives(self, path: Path) -> None:
         """A state without tensors is not an error."""
@@ -135,18 +141,22 @@ class ValuesContract(FormatHarness):
             ("m", "plain"): self.array(3, 4).copy(),
         }
         copies = {key: array.copy() for key, array in arrays.items()}
-        state = self.state_of(arrays)
-        before = (list(state), state.layout, state.metadata, state.specs())
+        metadata = StateMetadata(collections={("m", "plain"): "batch_stats"}, extra={"note": "a text"})
+        given = {"metadata": metadata} if self.format.capabilities.metadata else {}
+        state = self.state_of(arrays, **given)
+        before = (list(state), state.layout, copy.deepcopy(state.metadata), state.specs())
         self.write(state, path)
-        for key, copy in copies.items():
+        for key, same in copies.items():
             array = arrays[key]
-            assert (array.dtype, array.shape) == (copy.dtype, copy.shape), f"writing changed the array {key}"
-            assert array.tobytes() == copy.tobytes(), (
+            assert (array.dtype, array.shape) == (same.dtype, same.shape), f"writing changed the array {key}"
+            assert array.tobytes() == same.tobytes(), (
                 f"Writing changed the values of the caller's array {key}. Copy an array before changing it."
             )
             assert array.flags.writeable, f"writing made the caller's array {key} read-only"
         after = (list(state), state.layout, state.metadata, state.specs())
-        assert before == after, "Writing changed the caller's state: its keys, layout, metadata or specs."
+        assert before == after, (
+            "Writing changed the caller's state: its keys, layout, metadata or specs. Change copies only."
+        )
 
     # Random
 
@@ -156,6 +166,8 @@ class ValuesContract(FormatHarness):
         """Any number of tensors, of any dtypes and sizes, in any order."""
         names = self.sound_dtypes(tmp_path)
         entries = data.draw(st.lists(st.tuples(st.sampled_from(names), _shapes), max_size=6))
+        by_width = sorted(set(names) - set(PACKED), key=lambda name: DTYPES[name].itemsize)
+        entries += [(name, [3]) for name in (*by_width[:1], *by_width[-1:])]  # an odd size, then a wide dtype
         written: dict[Key, Any] = {
             ("layer", str(number), name): plain_values(name, _filled(shape, name), seed=number)
             for number, (name, shape) in enumerate(entries)
@@ -173,9 +185,9 @@ class ValuesContract(FormatHarness):
         """With steps, empty parts, negative steps, numbers and ellipses, in several dtypes."""
         rng = np.random.default_rng(11)
         tensors = self._for_regions(tmp_path)
-        wanted = snapshot(tensors)
+        expected = snapshot(tensors)
         with self.reopened(self.state_of(tensors), path) as opened:
-            for key, whole in wanted.items():
+            for key, whole in expected.items():
                 for _ in range(25):
                     region = _random_region(whole.shape, rng)
                     _check_region(key, region, opened.tensor(key).read, whole)
@@ -199,11 +211,11 @@ class ValuesContract(FormatHarness):
 
         def problem(key: Key) -> str:
             try:
-                return value_difference(key, opened.tensor(key), wanted[key])
+                return value_difference(key, opened.tensor(key), expected[key])
             except Exception as err:
                 return f"{key}: it raised {type(err).__name__}: {err}."
 
-        wanted = snapshot(tensors)
+        expected = snapshot(tensors)
         with self.reopened(self.state_of(tensors), path) as opened, ThreadPoolExecutor(4) as pool:
             keys = itertools.islice(itertools.cycle(opened), 96)
             problems = [text for text in pool.map(problem, keys) if text]
@@ -217,7 +229,7 @@ _shapes = st.lists(st.integers(2, 5), min_size=1, max_size=4)
 
 
 def _filled(shape: list[int], name: str) -> tuple[int, ...]:
-    """Return a shape whose last axis fills whole bytes of a packed dtype."""
+    """Return a shape with a last axis that fills complete bytes of a packed dtype."""
     return (*shape[:-1], shape[-1] * PACKED.get(name, 1))
 
 
@@ -263,9 +275,9 @@ def _random_region(shape: tuple[int, ...], rng: np.random.Generator) -> Region:
 
 def _indices(shape: tuple[int, ...]) -> list[Any]:
     """Return indices as users write them."""
-    found: list[Any] = [..., (..., *[slice(None, None, -1)] * len(shape))]
+    indices: list[Any] = [..., (..., *[slice(None, None, -1)] * len(shape))]
     if shape and 0 not in shape:
-        found += [
+        indices += [
             -1,
             slice(-2, None),
             slice(2, 1),
@@ -273,20 +285,20 @@ def _indices(shape: tuple[int, ...]) -> list[Any]:
             (slice(None, None, 2), ...),
             slice(None, None, -2),
         ]
-    return found
+    return indices
 
 
 def _check_region(key: Key, index: Any, read: Callable[[Any], Any], whole: Array) -> None:
-    wanted = np.asarray(whole[index])
+    expected = np.asarray(whole[index])
     try:
         got = np.asarray(read(index))
     except Exception as err:
         pytest.fail(f"{key}{list(whole.shape)}: reading {index} raised {type(err).__name__}: {err}. {_PARTS}")
-    assert got.shape == wanted.shape, (
-        f"{key}{list(whole.shape)}: the part {index} has the shape {wanted.shape}, but {got.shape} was read. "
-        f"{_PARTS}"
+    assert got.shape == expected.shape, (
+        f"{key}{list(whole.shape)}: the part {index} has the shape {expected.shape}, but {got.shape} was "
+        f"read. {_PARTS}"
     )
-    assert same_bits(got, wanted), (
-        f"{key}{list(whole.shape)}: the part {index} was read with other values than the whole tensor has "
+    assert same_bits(got, expected), (
+        f"{key}{list(whole.shape)}: the part {index} was read with other values than the complete tensor has "
         f"there. {_PARTS}"
     )

@@ -12,13 +12,13 @@ from bridge_core.testing import FolderFormatContract, FormatContract
 
 class Healthy(FormatContract):
     format = PlainFormat()
-    times_damage = 0.3
+    times_damage = 0.2
     many = 270
 
 
 class HealthyFolders(FolderFormatContract):
     format = PlainFolders()
-    times_damage = 0.3
+    times_damage = 0.2
 
 
 def of(test, *entries):
@@ -55,7 +55,7 @@ FILES = [
         (formats.GivesScalarsAnAxis, "[] was written", "number of axes"),
         (formats.ReadsScalarsAsNumbers, "not a numpy array"),
     ),
-    *of("test_tensors_without_elements_survive", (formats.FlattensEmpties, "[3, 0, 2]", "whole shape")),
+    *of("test_tensors_without_elements_survive", (formats.FlattensEmpties, "[3, 0, 2]", "complete shape")),
     *of("test_axes_of_size_one_and_many_axes_survive", (formats.Squeezes, "[1, 2, 1, 3, 1, 2]", "size 1")),
     *of(
         "test_every_memory_order_is_written_exactly",
@@ -67,7 +67,9 @@ FILES = [
         "test_the_input_is_not_changed",
         (formats.ClearsTheInput, "caller's array", "Copy"),
         (formats.FreezesTheInput, "read-only"),
+        (formats.ClearsTheMetadata, "metadata", "Change copies"),
     ),
+    *of("test_large_tensors_survive", (formats.CountsElementsInTwoBytes, "counters, buffers")),
     *of("test_random_states_survive", (formats.AlignsOnlyWhenReading, "offsets", "odd sizes")),
     *of(
         "test_a_region_is_a_slice_of_the_whole",

@@ -687,7 +687,7 @@ def entry(broken, test, *words):
 TABLE = [entry(*row) for row in FAULTS]
 
 
-@pytest.mark.parametrize("one", parameters(TABLE, sample=SAMPLE))
+@pytest.mark.parametrize("one", parameters(TABLE, sample=SAMPLE, rest=pytest.mark.zoo))
 def test_a_broken_framework_is_caught(one, tmp_path):
     check_fault(one, tmp_path)
 

@@ -59,18 +59,18 @@ def broken_checks(transform):
     return failed
 
 
+@pytest.mark.slow
 def test_a_strangers_transform_keeps_the_contract():
     assert broken_checks(bilinear()) == set()
     assert broken_checks(bilinear(kernel="in2 out in1")) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transform", "noticed"),
     [
         (bilinear(kernel="out in1 other"), "test_every_leaf_goes_to_the_axes_of_its_kind_and_back"),
-        pytest.param(
-            bilinear(kind="unknown"), "test_everything_that_is_named_is_registered", marks=pytest.mark.slow
-        ),
+        pytest.param(bilinear(kind="unknown"), "test_everything_that_is_named_is_registered"),
         pytest.param(
             bilinear(identifying_leaves=("nothing",)),
             "test_everything_that_is_named_is_registered",

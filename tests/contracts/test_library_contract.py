@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from support.broken_plugins import check_fault, fault
 from support.toy_library import CONFIG, Net, Zoo, make_folder, zoo_registry
 
 from bridge_core import Guidance, Rule
@@ -117,6 +118,8 @@ class OtherModels(Changed):
     count = itertools.count()
 
     def change(self, found, checkpoint):
+        if checkpoint.state.layout != "torch":
+            return found
         return replace(found, model=Net(tied=bool(next(self.count) % 2)))
 
 
@@ -154,6 +157,44 @@ class RenamesOnTheWayBack(Changed):
 class AnotherType(Changed):
     def change(self, found, checkpoint):
         return SimpleNamespace(**vars(found))
+
+
+FOREIGN, USED = "test_folders_of_others_are_not_known", "test_what_is_known_can_be_used"
+FILES, AGREE = "test_files_beside_the_weights_are_there_and_no_weights", "test_two_calls_agree"
+CONVERTED = "test_folders_are_converted_and_come_back_bit_for_bit"
+FAULTS = [
+    (KnowsAll, FOREIGN, "is known"),
+    (WrongTemplate, USED, "the template is of torch"),
+    (AnotherType, USED, "expected a Guidance", "SimpleNamespace"),
+    (NamesNoFile, FILES, "missing.txt"),
+    (NamesTwice, FILES, "twice"),
+    (NamesWeights, FILES, "model.safetensors"),
+    (Fickle, AGREE, "notes"),
+    (OtherModels, AGREE, "model"),
+    (IgnoresTheClass, "test_an_unknown_class_is_refused", "UsageError"),
+    (RaisesRaw, "test_damaged_files_raise_nothing_raw", "MalformedFile"),
+    (LeavesACache, "test_asking_changes_nothing_in_the_folder", ".cache"),
+    (TouchesFiles, "test_asking_changes_nothing_in_the_folder", "zoo.json"),
+    (CallsHome, "test_no_network_is_used", "127.0.0.1"),
+    (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well", "another place"),
+]
+
+
+class SmallContract(ZooContract):
+    """One folder is enough for faults."""
+
+    def folders(self, place):
+        return [(make_folder(place / "Net", "Net"), "flax")]
+
+
+def entry(broken, test, *words):
+    library = broken()
+    return fault(
+        ZooContract, test, *words, name=broken.__name__, library=library, registry=zoo_registry(library)
+    )
+
+
+TABLE = [entry(*row) for row in FAULTS]
 
 
 def failing(library, path, names=None):
@@ -210,6 +251,21 @@ def test_the_toy_library_fails_no_check(tmp_path):
 )
 def test_the_contract_notices(tmp_path, library, noticed):
     assert failing(library(), tmp_path, [noticed]) == {noticed}
+
+
+SLOW = ("AnotherType", "NamesTwice", "Fickle", "IgnoresTheClass", "KnowsByName")
+"""Those of which a run of the contract, which converts folders, is worth its seconds in the slow ring."""
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name in SLOW else pytest.mark.zoo)
+        for one in TABLE
+    ],
+)
+def test_a_broken_library_is_caught(one, tmp_path):
+    check_fault(one, tmp_path)
 
 
 def test_a_library_that_is_not_registered_is_noticed():

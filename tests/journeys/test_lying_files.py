@@ -17,7 +17,7 @@ import pytest
 from support.fuzzing import Corpus, draw, run
 
 SAMPLE = 30
-SECONDS = float(os.environ.get("LYING_FILES_SECONDS", "30"))
+SECONDS = float(os.environ.get("LYING_FILES_SECONDS", "10"))
 SEED = os.environ.get("LYING_FILES_SEED")
 START = int(os.environ.get("LYING_FILES_START", str(int(time.time() // 86400) * 1_000_000)))
 SHOWN = 5

@@ -198,6 +198,7 @@ FOUR = custom_layer(
 ALL = (GATED, BOTH_FUSED, NESTED, HEADS, SPREAD, NORMS, FOUR)
 
 
+@pytest.mark.slow
 class TestContract(LayerContract):
     """Every transform that follows fulfils the contract of layers."""
 

@@ -62,23 +62,22 @@ STACKS = {
 USUAL = {cell.name: cell for cell in CELLS}
 of_cells = pytest.mark.parametrize("cell", CELLS, ids=str)
 QUICK = ("linen-rnn", "nnx-optimized_lstm", "nnx-gru")
-of_fewer_cells = pytest.mark.parametrize(
-    "cell",
-    [
-        pytest.param(cell, id=str(cell), marks=() if cell.name in QUICK else pytest.mark.slow)
-        for cell in CELLS
-    ],
-)
-"""One of each kind of cell, in either API; the others run where slow tests are asked for."""
+"""One of each kind of cell, in either API."""
 
 
-def of_stacks(usual):
-    """The others run where slow tests are asked for: each is compiled anew."""
+def of_cells_and_stacks(usual, *marks):
+    """Each cell with each stack: what is compiled anew runs with the slow tests, or at night if both are."""
+
+    def marks_of(name, cell):
+        unusual = (name != usual) + (cell.name not in QUICK)
+        return (marks, pytest.mark.slow, pytest.mark.zoo)[unusual]
+
     return pytest.mark.parametrize(
-        "stack",
+        ("cell", "stack"),
         [
-            pytest.param(stack, id=name, marks=() if name == usual else pytest.mark.slow)
+            pytest.param(cell, stack, id=f"{name}-{cell}", marks=marks_of(name, cell))
             for name, stack in STACKS.items()
+            for cell in CELLS
         ],
     )
 
@@ -127,9 +126,7 @@ def without_state_bias(module):
 # -- outputs and bits -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@of_fewer_cells
-@of_stacks("1_layer")
+@of_cells_and_stacks("1_layer", pytest.mark.slow)
 def test_without_biases_torch_to_flax_and_back(cell, stack):
     like, model = flax_side(cell, stack)
     module = randomise(TorchNet(cell, stack, bias=False))
@@ -144,8 +141,7 @@ def test_without_biases_torch_to_flax_and_back(cell, stack):
         assert_same_bits(lean[name].numpy(), tensor.numpy(), name)
 
 
-@of_fewer_cells
-@of_stacks("2_layers_both_ways")
+@of_cells_and_stacks("2_layers_both_ways")
 def test_with_biases_torch_to_flax(cell, stack):
     like, model = flax_side(cell, stack)
     module = randomise(TorchNet(cell, stack))
@@ -166,9 +162,7 @@ def test_with_biases_torch_to_flax(cell, stack):
     assert_same_output(run(again, None, inputs(stack)), run(module, None, inputs(stack)))
 
 
-@pytest.mark.slow
-@of_cells
-@of_stacks("as_wide_as_its_input")
+@of_cells_and_stacks("as_wide_as_its_input", pytest.mark.slow)
 def test_flax_to_torch_and_back(cell, stack):
     like, model = flax_side(cell, stack)
     weights = random_flax(cell, stack, like)

@@ -98,9 +98,9 @@ def test_several_values_and_plugins_at_once():
 
 
 def test_a_name_that_is_taken_is_refused():
-    with refused(PluginConflict, "'linear'", "scaled"):
+    with refused(PluginConflict, "'linear'", "scaled", hint="another name"):
         default_registry().extend([KIND, LayerKind("linear", {"kernel": "in out"})])
-    with refused(PluginConflict, "'scaled'"):
+    with refused(PluginConflict, "'scaled'", hint="default_registry().extend"):
         default_registry().extend(KIND).extend(KIND)
     with refused(PluginConflict, "twice"):
         default_registry().extend(KIND, KIND)

@@ -98,6 +98,7 @@ class TestFrameworkExample(FrameworkContract):
         yield {"a.W": shared, "b.W": shared, "c.half": np.zeros(3, "f2"), "c.other": np.ones(3, "f2")}
 
 
+@pytest.mark.slow
 class TestFrameworkLayers(LayerContract):
     """The layer in the framework's example."""
 
@@ -105,6 +106,7 @@ class TestFrameworkLayers(LayerContract):
     registry = OF_FRAMEWORK
 
 
+@pytest.mark.slow
 class TestLayerExamples(LayerContract):
     """A layer of both frameworks, and a transform by itself."""
 
@@ -121,6 +123,7 @@ class Net(torch.nn.Module):
         self.mix = torch.nn.Linear(width, width, bias=False)
 
 
+@pytest.mark.slow
 class TestLibraryExample(LibraryContract):
     """Folders of a model library."""
 
@@ -143,6 +146,7 @@ class TestLibraryExample(LibraryContract):
         return [(folder, "flax")]
 
 
+@pytest.mark.slow
 class TestRecipeExample(RecipeContract):
     """Recipes in files next to the plugin."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -68,12 +69,12 @@ class ReadsTheWholeFile(PlainFormat):
 
 class KeepsWhatWasRead(PlainFormat):
     def tensor(self, file, offset, key, spec):
-        usual, kept = super().tensor(file, offset, key, spec), []
+        usual, held = super().tensor(file, offset, key, spec), []
 
         def read(region):
-            if is_whole(region, spec) and not kept:
-                kept.append(read_only(usual.read(region)))
-            return kept[0][(*region, ...)] if kept else usual.read(region)
+            if is_whole(region, spec) and not held:
+                held.append(read_only(usual.read(region)))
+            return held[0][(*region, ...)] if held else usual.read(region)
 
         return LazyTensor(usual.spec, read)
 
@@ -245,14 +246,14 @@ class ReusesABuffer(Reading):
 
 class HandsOutItsArrays(PlainFormat):
     def tensor(self, file, offset, key, spec):
-        usual, kept = super().tensor(file, offset, key, spec), []
+        usual, held = super().tensor(file, offset, key, spec), []
 
         def read(region):
             if spec.nbytes > 100_000:
                 return usual.read(region)
-            if not kept:
-                kept.append(whole(usual))
-            return kept[0][(*region, ...)]
+            if not held:
+                held.append(whole(usual))
+            return held[0][(*region, ...)]
 
         return LazyTensor(usual.spec, read)
 
@@ -287,7 +288,7 @@ class RemembersPaths(PlainFormat):
                 arrays = {key: read_only(whole(tensor)) for key, tensor in opened.tensors().items()}
                 self.kept[place] = arrays, opened.layout, opened.metadata
         arrays, layout, metadata = self.kept[place]
-        return FlatState(arrays, layout=layout, metadata=metadata, close=file.close)
+        return FlatState(arrays, layout=layout, metadata=copy.deepcopy(metadata), close=file.close)
 
 
 class KeepsTheFileOnItself(PlainFormat):
@@ -422,4 +423,4 @@ class CountsFromTheEnd(PlainFormat):
 
     def tensors(self, file, rows, start):
         nbytes = max((offset + spec.nbytes for _, spec, offset in rows), default=0)
-        return super().tensors(file, rows, file.size - nbytes)
+        return super().tensors(file, rows, max(start, file.size - nbytes))

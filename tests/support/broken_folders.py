@@ -48,6 +48,8 @@ class FillsUpCutFiles(PlainFolders):
     def check_file(self, file, spec):
         if file.size < spec.nbytes < 1 << 20:
             os.truncate(file.path, spec.nbytes)
+        else:
+            super().check_file(file, spec)
 
 
 class RaisesRaw(PlainFolders):
@@ -73,11 +75,11 @@ class WritesBesideTheFolder(PlainFolders):
 class NotesItsPath(PlainFolders):
     def write_folder(self, state, target, *, step=None, item=None):
         super().write_folder(state, target)
-        target.file("path.txt").path.write_text(str(target.path))
+        target.file("path.txt").path.write_text(str(target.path.parent))
 
     def header(self, folder):
         path = folder.read("path.txt", 10_000).decode("utf-8", "replace")
-        if path != str(folder.path):
+        if path != str(folder.path.parent):
             raise MalformedFile(f"expected the folder at {path}.", path=folder.name)
         return super().header(folder)
 

@@ -98,11 +98,10 @@ class NarrowsWhatItLacks(PlainFormat):
         pass
 
     def write(self, state, target):
-        with np.errstate(over="ignore"):
-            held = {
-                key: t if t.spec.dtype.name in HELD else ArrayTensor(whole(t).astype(np.float32))
-                for key, t in state.tensors().items()
-            }
+        held = {
+            key: t if t.spec.dtype.name in HELD else ArrayTensor(np.zeros(t.spec.shape, np.float32))
+            for key, t in state.tensors().items()
+        }
         super().write(state.replace(tensors=held), target)
 
 
@@ -192,6 +191,22 @@ class FreezesTheInput(PlainFormat):
         for tensor in state.tensors().values():
             if isinstance(tensor, ArrayTensor):
                 tensor.array.flags.writeable = False
+
+
+class ClearsTheMetadata(PlainFormat):
+    def write(self, state, target):
+        super().write(state, target)
+        if isinstance(state.metadata.extra, dict):
+            state.metadata.extra.clear()
+
+
+class CountsElementsInTwoBytes(PlainFormat):
+    capabilities = dataclasses.replace(PlainFormat.capabilities, streaming_write=False)
+
+    def blocks(self, state, key, target):
+        values = whole(state.tensor(key)).reshape(-1).copy()
+        values[1 << 16 :] = values[:1]
+        return [values]
 
 
 class AlignsOnlyWhenReading(PlainFormat):

@@ -1,4 +1,4 @@
-"""Runs a whole contract on plugins that are broken on purpose: exactly one test may fail, with advice.
+"""Runs a complete contract on plugins that are broken on purpose: exactly one test may fail, with advice.
 
 A table is a list of `Fault`. The contract of each entry runs by a pytest inside this process, without the
 plugins that cost time, so that an entry costs what its contract's tests cost.
@@ -19,13 +19,14 @@ __all__ = ["Fault", "Outcomes", "check_fault", "check_healthy", "fault", "parame
 _QUIET = [
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:terminal", "-p", "no:faulthandler"),
     *("-p", "no:doctest", "-p", "no:junitxml", "-p", "no:hypothesispytest", "-p", "no:logging"),
+    *("-p", "no:unraisableexception", "-p", "no:threadexception"),  # they collect garbage in each run
     *("--noconftest", "--import-mode=importlib", "--capture=no", "-W", "error"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-o", "tmp_path_retention_policy=none"),
 ]
 
 _EXAMPLES = 6
-"""Examples of each property: a fault of the table is no rare one."""
+"""Examples of each property: the faults of a table are not rare ones."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Fault:
     Args:
         contract: The contract's class, with the broken plugin as what is tested.
         test: Name of the only test that may fail.
-        words: What the failure says, so that the author knows what to change.
+        words: What the failure's message contains, so that the author knows what to change.
     """
 
     contract: type
@@ -53,7 +54,7 @@ def fault(contract, test, *words, name=None, **attributes):
     Args:
         contract: The contract with a healthy plugin.
         test: Name of the only test that may fail.
-        words: What the failure says.
+        words: What the failure's message contains.
         name: Name of the entry; by default that of the class of the first attribute.
         attributes: The attributes of the class.
     """
@@ -88,24 +89,24 @@ def parameters(table, sample=(), *, rest=pytest.mark.slow):
     """
     names = [one.name for one in table]
     assert len(set(names)) == len(names), "two entries have one name"
-    assert set(sample) <= set(names), "the sample names an entry that the table lacks"
-    found, seen = [], set()
+    assert set(sample) <= set(names), "the sample names an entry that the table does not have"
+    entries, seen = [], set()
     for one in table:
         mark = rest if one.test in seen else pytest.mark.slow
-        found.append(pytest.param(one, id=one.name, marks=() if one.name in sample else mark))
+        entries.append(pytest.param(one, id=one.name, marks=() if one.name in sample else mark))
         seen.add(one.test)
-    return found
+    return entries
 
 
 def check_fault(one, folder):
-    """Check that the fault's own test fails and no other, and that it says what to change."""
-    found = run_contract(one.contract, folder)
-    others = {name: text for name, text in found.failed.items() if name != one.test}
+    """Check that the fault's own test fails and no other, and that its message has the words."""
+    outcomes = run_contract(one.contract, folder)
+    others = {name: text for name, text in outcomes.failed.items() if name != one.test}
     assert not others, f"{one.name} fails other tests:\n\n" + "\n".join(others.values())
-    assert one.test in found.failed, f"{one.name} passes {one.test}"
-    message = found.messages[one.test]
+    assert one.test in outcomes.failed, f"{one.name} passes {one.test}"
+    message = outcomes.messages[one.test]
     missing = [word for word in one.words if word not in message]
-    assert not missing, f"the message of {one.test} lacks {missing}:\n\n{message}"
+    assert not missing, f"the message of {one.test} does not have {missing}:\n\n{message}"
 
 
 def check_healthy(contract, folder, table):

@@ -86,18 +86,18 @@ class PlainFormat:
         return tuple(key), TensorSpec(tuple(shape), DTYPES[dtype]), offset
 
     def tensors(self, file, rows, start):
-        found, shared = {}, {}
+        tensors, shared = {}, {}
         for key, spec, offset in rows:
             if start + offset + spec.nbytes > file.size:
                 raise MalformedFile(f"{key} ends after the file.", path=file.name)
-            if key in found:
+            if key in tensors:
                 raise MalformedFile(f"{key} is there twice.", path=file.name)
             place = (offset, str(spec))
             if spec.size and place in shared:
-                found[key] = shared[place]
+                tensors[key] = shared[place]
             else:
-                found[key] = shared[place] = self.tensor(file, start + offset, key, spec)
-        return found
+                tensors[key] = shared[place] = self.tensor(file, start + offset, key, spec)
+        return tensors
 
     def tensor(self, file, offset, key, spec):
         if spec.dtype == np.bool_:

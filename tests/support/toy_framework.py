@@ -48,7 +48,7 @@ def modules_of(node, path=()):
 
 
 class Toy:
-    """An adapter that keeps the contract; each subclass breaks it in one way."""
+    """An adapter that fulfils the contract; each subclass breaks it in one way."""
 
     name = "toy"
     collections = COLLECTIONS
