@@ -259,7 +259,7 @@ FOLDERS = [
     *of_folders("test_equal_states_give_equal_bytes", (folders.WritesRandomFiles, "run.txt")),
 ]
 
-SAMPLE = ["GivesScalarsAnAxis", "SniffsNames"]
+SAMPLE = ["SniffsNames"]
 
 
 @pytest.mark.parametrize("one", parameters([*FILES, *FOLDERS], SAMPLE, rest=pytest.mark.zoo))

@@ -267,6 +267,7 @@ def test_a_broken_transform_is_caught(one, tmp_path):
     check_fault(one, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", [BilinearContract, MixerContract])
 def test_transforms_of_a_stranger_are_healthy(contract, tmp_path):
     check_healthy(contract, tmp_path, TABLE)

@@ -153,5 +153,6 @@ def test_a_broken_recipe_is_caught(one, tmp_path):
     check_fault(one, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_stranger_is_healthy(tmp_path):
     check_healthy(TaggerContract, tmp_path, TABLE)

@@ -220,6 +220,7 @@ def failing(library, path, names=None):
     return failed
 
 
+@pytest.mark.slow  # as TestZoo, by the way in which the checks below are run
 def test_the_toy_library_fails_no_check(tmp_path):
     assert failing(Zoo(), tmp_path) == set()
 
