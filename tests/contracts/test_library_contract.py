@@ -246,7 +246,6 @@ def test_the_toy_library_fails_no_check(tmp_path):
         (CallsHome, "test_no_network_is_used"),
         (ForgetsTheModel, "test_folders_are_converted_and_come_back_bit_for_bit"),
         (RenamesOnTheWayBack, "test_folders_are_converted_and_come_back_bit_for_bit"),
-        (LeavesACache, "test_folders_are_converted_and_come_back_bit_for_bit"),
         (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well"),
     ],
 )
