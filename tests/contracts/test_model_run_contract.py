@@ -280,9 +280,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(
-    "one", parameters(TABLE, sample=["IgnoresTheWeights"], rest=pytest.mark.zoo)
-)
+@pytest.mark.parametrize("one", parameters(TABLE, sample=["IgnoresTheWeights"], rest=pytest.mark.zoo))
 def test_a_broken_adapter_is_caught(one, tmp_path):
     check_fault(one, tmp_path)
 
