@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import Drop, Fill, Made, chain_specs, equal_or_refused, made_by
@@ -85,7 +86,10 @@ class WithTemplate(PlanBuilder):
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
-        return self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
+        plan = self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
+        specs = like.specs()
+        unfilled = {key: specs[key] for key in (*plan.missing, *plan.allowed_missing) if key in specs}
+        return replace(plan, problems=replace(plan.problems, unfilled_specs=unfilled))
 
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
