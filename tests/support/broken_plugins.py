@@ -36,7 +36,7 @@ _QUIET = [
     *("-o", "tmp_path_retention_policy=none"),
 ]
 
-_EACH = 10
+_EACH = 20
 """Of so many entries one runs its whole contract in the slow ring; all do in the nightly one."""
 
 _EXAMPLES = 6
