@@ -75,7 +75,7 @@ ROOMS = (
         "bridge_core.layers",
         "layer kinds, and how a framework stores them",
         without="agrees check_transforms cut_of describes Factors fits from_neutral_ops leaves_of part_ops "
-        "part_shape same_order stated_splits to_neutral_ops",
+        "part_shape same_order splits_agree stated_splits to_neutral_ops",
     ),
     Room(
         "bridge_core.formats",
