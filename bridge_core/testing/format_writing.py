@@ -230,6 +230,11 @@ def _shift_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + int(_DAYS) * 10**9)
     for name in ("localtime", "gmtime"):
         monkeypatch.setattr(time, name, _shifted(getattr(time, name), seconds))
+    monkeypatch.setattr(time, "ctime", _shifted(time.ctime, seconds))
+    # these ask the clock themselves where they are given no time
+    asctime, strftime = time.asctime, time.strftime
+    monkeypatch.setattr(time, "asctime", lambda when=None: asctime(when or time.localtime()))
+    monkeypatch.setattr(time, "strftime", lambda text, when=None: strftime(text, when or time.localtime()))
 
 
 def _shifted(usual: Callable[[float], Any], seconds: Callable[[], float]) -> Callable[..., Any]:

@@ -68,7 +68,7 @@ class LayerContract(LayerNeighbours, LayerHarness):
             )
 
     def test_every_role_has_its_own_leaf(self) -> None:
-        """No leaf is taken for another of the kind, and none of the kind is passed over without a word."""
+        """No leaf is taken for another of the kind, and each leaf of the kind is dealt with."""
         registry = self._registry()
         for transform in self.transforms:
             kind = registry.kinds.get(transform.kind)
@@ -141,7 +141,7 @@ class LayerContract(LayerNeighbours, LayerHarness):
     @EXAMPLES
     @given(st.data())
     def test_shapes_that_belong_together_fit(self, data: st.DataObject) -> None:
-        """Of any rank that the axes allow, optional leaves left out or not; names are compared by value."""
+        """Of any rank, with optional leaves or without; names are compared by value."""
         layer = self._layer(data)
         shapes = {"".join(list(name)): tuple(list(shape)) for name, shape in layer.shapes.items()}
         assert layer.transform.fits(shapes), (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -263,6 +265,17 @@ def pytest_in(folder, *options):
     return done.stdout
 
 
+def pytest_here(folder):
+    """Run the tests of a folder with its own settings, in this process, which has imported the frameworks."""
+    settings = ["-c", str(Path(folder) / "pyproject.toml"), "--rootdir", str(folder)]
+    plugins = ["cacheprovider", "xdist", "faulthandler", "unraisableexception"]
+    options = [*settings, "--basetemp", f"{folder}.tests", *(f"-pno:{name}" for name in plugins)]
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as output:
+        code = pytest.main(["-q", *options])
+    assert code == 0, output.getvalue()
+    return output.getvalue()
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -273,9 +286,9 @@ def pytest_in(folder, *options):
         pytest.param("library", "own", marks=pytest.mark.zoo),
     ],
 )
-def test_the_tests_of_a_new_plugin_pass(kind, name, tmp_path):
+def test_the_tests_of_a_new_plugin_pass(kind, name, tmp_path, importable):
     folder = new(kind, name, tmp_path)["folder"]
-    printed = pytest_in(folder)
+    printed = pytest_in(folder) if kind == "recipe" else pytest_here(folder)
     assert " passed" in printed
     assert "skipped" not in printed
     for check in (["check", "--select", "E,F,I,W,B,UP,PT"], ["format", "--diff"]) if name == "own" else ():

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 
 import pytest
-from support.broken_plugins import check_fault, check_healthy, fault, parameters
+from support.broken_plugins import check_caught, check_fault, check_healthy, every, fault, parameters
 
 from bridge_core import LayerKind, LayerTransform, Leaf, Registry, default_registry, hookimpl
 from bridge_core.axes import parse_axes
@@ -262,11 +262,17 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("one", parameters(TABLE, sample=["FitsAnything"], rest=pytest.mark.zoo))
+@pytest.mark.parametrize("one", every(TABLE))
 def test_a_broken_transform_is_caught(one, tmp_path):
+    check_caught(one, tmp_path)
+
+
+@pytest.mark.parametrize("one", parameters(TABLE, sample=["FitsAnything"]))
+def test_a_broken_transform_fails_no_other_test(one, tmp_path):
     check_fault(one, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", [BilinearContract, MixerContract])
 def test_transforms_of_a_stranger_are_healthy(contract, tmp_path):
     check_healthy(contract, tmp_path, TABLE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.broken_plugins import check_fault, check_healthy, fault, parameters
+from support.broken_plugins import check_caught, check_fault, check_healthy, every, fault, parameters
 
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
@@ -148,10 +148,16 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("one", parameters(TABLE, sample=["ExchangesLeaves"]))
+@pytest.mark.parametrize("one", every(TABLE))
 def test_a_broken_recipe_is_caught(one, tmp_path):
+    check_caught(one, tmp_path)
+
+
+@pytest.mark.parametrize("one", parameters(TABLE, sample=["ExchangesLeaves"]))
+def test_a_broken_recipe_fails_no_other_test(one, tmp_path):
     check_fault(one, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_stranger_is_healthy(tmp_path):
     check_healthy(TaggerContract, tmp_path, TABLE)

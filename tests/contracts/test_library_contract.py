@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from support.broken_plugins import check_fault, fault
+from support.broken_plugins import check_caught, check_fault, every, fault, parameters
 from support.toy_library import CONFIG, Net, Zoo, make_folder, zoo_registry
 
 from bridge_core import Guidance, Rule
@@ -220,6 +220,7 @@ def failing(library, path, names=None):
     return failed
 
 
+@pytest.mark.slow  # as TestZoo, by the way in which the checks below are run
 def test_the_toy_library_fails_no_check(tmp_path):
     assert failing(Zoo(), tmp_path) == set()
 
@@ -245,7 +246,6 @@ def test_the_toy_library_fails_no_check(tmp_path):
         (CallsHome, "test_no_network_is_used"),
         (ForgetsTheModel, "test_folders_are_converted_and_come_back_bit_for_bit"),
         (RenamesOnTheWayBack, "test_folders_are_converted_and_come_back_bit_for_bit"),
-        (LeavesACache, "test_folders_are_converted_and_come_back_bit_for_bit"),
         (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well"),
     ],
 )
@@ -253,18 +253,13 @@ def test_the_contract_notices(tmp_path, library, noticed):
     assert failing(library(), tmp_path, [noticed]) == {noticed}
 
 
-SLOW = ("AnotherType", "NamesTwice", "Fickle", "IgnoresTheClass", "KnowsByName")
-"""Those of which a run of the contract, which converts folders, is worth its seconds in the slow ring."""
-
-
-@pytest.mark.parametrize(
-    "one",
-    [
-        pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name in SLOW else pytest.mark.zoo)
-        for one in TABLE
-    ],
-)
+@pytest.mark.parametrize("one", every(TABLE))
 def test_a_broken_library_is_caught(one, tmp_path):
+    check_caught(one, tmp_path)
+
+
+@pytest.mark.parametrize("one", parameters(TABLE))
+def test_a_broken_library_fails_no_other_test(one, tmp_path):
     check_fault(one, tmp_path)
 
 

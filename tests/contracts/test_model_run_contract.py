@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.broken_plugins import check_fault, check_healthy, fault, parameters
+from support.broken_plugins import check_caught, check_fault, check_healthy, every, fault, parameters
 from torch import nn
 
 from bridge_core import FlatState, StateMetadata, UsageError
@@ -280,12 +280,16 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(
-    "one", parameters(TABLE, sample=["RunsEverything", "IgnoresTheWeights"], rest=pytest.mark.zoo)
-)
+@pytest.mark.parametrize("one", every(TABLE))
 def test_a_broken_adapter_is_caught(one, tmp_path):
+    check_caught(one, tmp_path)
+
+
+@pytest.mark.parametrize("one", parameters(TABLE, sample=["IgnoresTheWeights"]))
+def test_a_broken_adapter_fails_no_other_test(one, tmp_path):
     check_fault(one, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_strangers_adapter_is_healthy(tmp_path):
     check_healthy(ToyContract, tmp_path, TABLE)

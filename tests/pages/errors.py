@@ -10,6 +10,8 @@ import sys
 import tempfile
 import textwrap
 import warnings
+from pathlib import Path
+from unittest import mock
 
 import bridge_core
 from bridge_core import BridgeError, BridgeWarning
@@ -37,9 +39,15 @@ def outcome_of(entry):
 def outcome(example):
     """Run an example in an empty folder; return the error or the first warning that it ends with."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+        # three folders down: what lies around a file is looked through, and a shared folder may hold much
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "a/b/c"
+        folder.mkdir(parents=True)
+        stack.enter_context(contextlib.chdir(folder))
         issued = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
+        # a failure of a plugin is warned of once, and stays in the list of the registry
+        failures = bridge_core.default_registry()._log._failures
+        stack.enter_context(mock.patch.dict(failures, clear=True))
         try:
             names = {"__name__": "example"}
             exec(compile(f"{PRELUDE}\n{example}", "example", "exec", dont_inherit=True), names)

@@ -1,7 +1,8 @@
-"""Runs a complete contract on plugins that are broken on purpose: exactly one test may fail, with advice.
+"""Runs contracts on plugins that are broken on purpose: exactly one test may fail, with advice.
 
-A table is a list of `Fault`. The contract of each entry runs by a pytest inside this process, without the
-plugins that cost time, so that an entry costs what its contract's tests cost.
+A table is a list of `Fault`. That its own test fails is checked of every entry; that no other test does
+needs the whole contract, and is checked of some, and at night of all. Tests run by a pytest inside this
+process, without the plugins that cost time, so that an entry costs what its contract's tests cost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ from dataclasses import dataclass
 import hypothesis
 import pytest
 
-__all__ = ["Fault", "Outcomes", "check_fault", "check_healthy", "fault", "parameters", "run_contract"]
+__all__ = [
+    "Fault",
+    "Outcomes",
+    "check_caught",
+    "check_fault",
+    "check_healthy",
+    "every",
+    "fault",
+    "parameters",
+    "run_contract",
+]
 
 _QUIET = [
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:terminal", "-p", "no:faulthandler"),
@@ -24,6 +35,9 @@ _QUIET = [
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-o", "tmp_path_retention_policy=none"),
 ]
+
+_EACH = 20
+"""Of so many entries one runs its whole contract in the slow ring; all do in the nightly one."""
 
 _EXAMPLES = 6
 """Examples of each property: the faults of a table are not rare ones."""
@@ -79,34 +93,46 @@ class Outcomes:
     skipped: frozenset[str]
 
 
-def parameters(table, sample=(), *, rest=pytest.mark.slow):
-    """Return the parameters of a table: those named in the sample run always, the others with ``-m slow``.
+def every(table):
+    """Return the parameters of `check_caught`, all in the slow ring."""
+    return [pytest.param(one, id=one.name, marks=pytest.mark.slow) for one in table]
+
+
+def parameters(table, sample=()):
+    """Return the parameters of `check_fault`: a sample runs always, some in the slow ring, the rest at night.
 
     Args:
         table: The entries.
         sample: Names of those that run always.
-        rest: Mark of entries whose test has another entry before them.
     """
     names = [one.name for one in table]
     assert len(set(names)) == len(names), "two entries have one name"
     assert set(sample) <= set(names), "the sample names an entry that the table does not have"
-    entries, seen = [], set()
-    for one in table:
-        mark = rest if one.test in seen else pytest.mark.slow
+    entries = []
+    for number, one in enumerate(table):
+        mark = pytest.mark.zoo if number % _EACH else pytest.mark.slow
         entries.append(pytest.param(one, id=one.name, marks=() if one.name in sample else mark))
-        seen.add(one.test)
     return entries
 
 
+def check_caught(one, folder):
+    """Check that the fault's own test fails, and that it says what to change."""
+    _check_words(one, run_contract(one.contract, folder, only=one.test))
+
+
 def check_fault(one, folder):
-    """Check that the fault's own test fails and no other, and that its message has the words."""
+    """Check that the fault's own test fails and no other, and that it says what to change."""
     outcomes = run_contract(one.contract, folder)
     others = {name: text for name, text in outcomes.failed.items() if name != one.test}
     assert not others, f"{one.name} fails other tests:\n\n" + "\n".join(others.values())
+    _check_words(one, outcomes)
+
+
+def _check_words(one, outcomes):
     assert one.test in outcomes.failed, f"{one.name} passes {one.test}"
     message = outcomes.messages[one.test]
     missing = [word for word in one.words if word not in message]
-    assert not missing, f"the message of {one.test} does not have {missing}:\n\n{message}"
+    assert not missing, f"the message of {one.test} lacks {missing}:\n\n{message}"
 
 
 def check_healthy(contract, folder, table):
@@ -117,15 +143,16 @@ def check_healthy(contract, folder, table):
     assert not idle, f"these tests did not run to their end: {sorted(idle)}"
 
 
-def run_contract(contract, folder):
-    """Run every test of a contract's class, and return what became of each.
+def run_contract(contract, folder, *, only=""):
+    """Run the tests of a contract's class, and return what became of each.
 
     Args:
         contract: The class; its own name need not begin with ``Test``.
         folder: An empty folder.
+        only: Name of the one test to run; by default all.
     """
     folder.joinpath("pytest.ini").write_text("[pytest]\n")
-    recorder = _Recorder(contract)
+    recorder = _Recorder(contract, only)
     options = ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "--basetemp", str(folder / "runs")]
     with _no_shrinking(contract), contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
@@ -147,10 +174,12 @@ class _Module(pytest.Module):
 
 
 class _Recorder:
-    def __init__(self, contract):
+    def __init__(self, contract, only):
         self.module = types.ModuleType("contract")
         # a class of its own: the collected one has to be named for tests
-        self.module.TestContract = type("TestContract", (contract,), {"__module__": contract.__module__})
+        others = {name: None for name in dir(contract) if name.startswith("test") and name != only}
+        members = {"__module__": contract.__module__, **(others if only else {})}
+        self.module.TestContract = type("TestContract", (contract,), members)
         self.outcomes, self.skipped, self.failures, self.messages = set(), set(), {}, {}
 
     def pytest_pycollect_makemodule(self, module_path, parent):

@@ -267,6 +267,7 @@ def run_tests(arguments):
     settings.write_text("[pytest]\n", encoding="utf-8")
     options = ["-c", str(settings), "--rootdir", str(folder), "--basetemp", str(folder / ".pytest")]
     plugins = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"]
+    plugins += ["-p", "no:unraisableexception"]  # it looks for garbage five times, among all of our objects
     with contextlib.redirect_stdout(io.StringIO()) as output:
         code = pytest.main([*options, *plugins, *arguments])
     settings.unlink()
