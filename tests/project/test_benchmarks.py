@@ -93,11 +93,15 @@ def test_noise_longer_than_its_pool_goes_on():
 
 
 SHARDED = ["--sizes", "70MB", "--shard", "30MB", "--repeats", "1", "--with-plain-script"]
+AT_NIGHT = [
+    ("file_to_file", SHARDED),
+    # A dozen processes that each import torch, jax and flax.
+    ("load", ["--sizes", "70MB", "--repeats", "1"]),
+    ("from_pretrained", ["--sizes", "30MB", "--repeats", "1"]),
+]
 SCRIPTS = [
     ("file_to_file", [*SHARDED, "--only", "to Flax, sharded, verified", "sharded Flax to torch"]),
     ("file_to_file", ["--sizes", "70MB", "--repeats", "1", "--cold", "--only", "rename only"]),
-    ("load", ["--sizes", "70MB", "--repeats", "1"]),
-    ("from_pretrained", ["--sizes", "30MB", "--repeats", "1"]),
     ("memory", ["--sizes", "70MB"]),
     ("stacking", ["--layers", "1", "3", "--repeats", "1"]),
     ("plan_time", ["--keys", "100", "--repeats", "1"]),
@@ -111,7 +115,7 @@ SCRIPTS = [
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        pytest.param("file_to_file", SHARDED, marks=pytest.mark.zoo, id="file_to_file-all"),
+        *(pytest.param(*one, marks=pytest.mark.zoo, id=f"{one[0]}-all") for one in AT_NIGHT),
         *(pytest.param(*one, marks=pytest.mark.slow, id=f"{one[0]}-{n}") for n, one in enumerate(SCRIPTS)),
     ],
 )
