@@ -2,7 +2,7 @@
 
 from support.errors import refused
 
-from bridge_core.errors import RuleError
+from bridge_core.errors import UsageError
 from bridge_core.rules import load_rules
 
 TEXT = """
@@ -38,7 +38,7 @@ def test_given_sizes_are_told_apart(tmp_path):
     assert [str(load_rules(path, sizes={"heads": n})[0].sizes["heads"]) for n in (2, 3)] == ["2", "3"]
     assert str(load_rules(path)[0].sizes["heads"]) == "4"
     assert load_rules(path, sizes={"heads": 1})
-    with refused(RuleError, "heads"):
+    with refused(UsageError, "heads"):
         load_rules(path, sizes={"heads": True})
 
 
