@@ -8,7 +8,7 @@ addressed by its path, or by its full printed name. Of alternatives the first th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from bridge_core.errors import RuleError
 from bridge_core.rules import Any1, KeyIndex, Pattern
@@ -129,14 +129,16 @@ class NamedSide:
             return pattern
         if not self.names:
             return split if self._slashed or split.segments[0] in self.collections else pattern
-        return unslashed(
-            pattern,
-            lambda one: any(
-                self._matches(read, of_paths)
-                for moved in (one, self.without_start(one))
-                for read in (moved, self._opened(moved))
-            ),
-        )
+        return unslashed(pattern, lambda one: any(self._matches(read, of_paths) for read in self._ways(one)))
+
+    def _ways(self, pattern: Pattern) -> Iterator[Pattern]:
+        """Yield the ways to read a pattern: as keys begin, and without the box."""
+        moved = self.without_start(pattern)
+        for read in (pattern,) if moved is pattern else (pattern, moved):
+            yield read
+            opened = self._opened(read)
+            if opened is not read:
+                yield opened
 
     def _joined(self, pattern: Pattern) -> Pattern:
         """Return a literal pattern with the parts of the only name that is printed so, if parts hold dots."""

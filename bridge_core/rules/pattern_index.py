@@ -11,13 +11,9 @@ from operator import itemgetter
 from typing import Any
 
 from bridge_core.rules.patterns import Pattern
-from bridge_core.rules.segments import Any1, Int, Mixed, Segment, Str
 from bridge_core.state import Key
 
 __all__ = ["KeyIndex", "PatternIndex"]
-
-Literal = tuple[int, str]
-"""The place of a part, negative from the end, and its text."""
 
 
 class PatternIndex:
@@ -31,7 +27,7 @@ class PatternIndex:
         anywhere: set[int] = set()
         by_places: dict[tuple[int, ...], dict[Any, list[int]]] = {}
         for number, group in enumerate(groups):
-            for literals in map(_literals, group):
+            for literals in (pattern.literals for pattern in group):
                 if literals:
                     places, texts = zip(*literals, strict=True)
                     of_places = by_places.setdefault(places, {})
@@ -71,7 +67,7 @@ class KeyIndex:
         """Return the keys that one of the patterns may match, in their order."""
         key_numbers: set[int] = set()
         for pattern in patterns:
-            literals = _literals(pattern)
+            literals = pattern.literals
             if not literals:
                 return iter(self._keys)
             fewest: list[int] = min((self._at(place).get(text, []) for place, text in literals), key=len)
@@ -92,21 +88,3 @@ class KeyIndex:
                 if len(key) >= least:
                     texts.setdefault(key[place], []).append(number)
         return texts
-
-
-def _literals(pattern: Pattern) -> list[Literal]:
-    """Return the literal parts whose place is known, from the beginning as far as that goes."""
-    segments = pattern.segments
-    wide = [place for place, segment in enumerate(segments) if not _is_one_part(segment)]
-    first, last = (wide[0], wide[-1]) if wide else (len(segments), len(segments))
-    return [
-        (place if place < first else place - len(segments), segment)
-        for place, segment in enumerate(segments)
-        if isinstance(segment, str) and not first <= place <= last
-    ]
-
-
-def _is_one_part(segment: Segment) -> bool:
-    if isinstance(segment, Mixed):
-        return all(isinstance(piece, str | Int | Str) for piece in segment.pieces)
-    return isinstance(segment, str | Int | Str | Any1)

@@ -22,6 +22,7 @@ from bridge_core.rules.segments import (
     OneOf,
     Segment,
     captures_in,
+    is_one_part,
     nameless,
     names_in,
     parse_segment,
@@ -191,6 +192,17 @@ class Pattern:
     def is_literal(self) -> bool:
         """Whether the pattern matches only one key."""
         return all(isinstance(segment, str) for segment in self.segments)
+
+    @functools.cached_property
+    def literals(self) -> tuple[tuple[int, str], ...]:
+        """The literal parts whose place is known, with that place, negative if it is from the end."""
+        wide = [place for place, segment in enumerate(self.segments) if not is_one_part(segment)]
+        first, last = (wide[0], wide[-1]) if wide else (len(self.segments), len(self.segments))
+        return tuple(
+            (place if place < first else place - len(self.segments), segment)
+            for place, segment in enumerate(self.segments)
+            if isinstance(segment, str) and not first <= place <= last
+        )
 
     @functools.cached_property
     def shape(self) -> tuple[Segment, ...]:

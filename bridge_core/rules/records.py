@@ -92,13 +92,7 @@ def read_recorded(record: RecordedRule) -> Rule | None:
 
 
 def _text_of(rule: Rule) -> str:
-    plain = replace(
-        rule,
-        sources=tuple(pattern.as_written for pattern in rule.sources),
-        targets=tuple(pattern.as_written for pattern in rule.targets),
-        layouts=None,
-        origin="",
-    )
+    plain = rule.as_written
     # Equal rules may still write their numbers in other ways, such as 1, 1.0 and true.
     return _plain_text(plain, (*plain.ops, *map(str, plain.sizes.values()), repr((plain.value, plain.when))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Unpack
 
 from bridge_core.axes import (
@@ -256,8 +256,10 @@ class Rule:
 
     def reversed(self) -> Rule:
         """Return the same rule for the other direction; a rule of layers is returned unchanged."""
-        if self.action == "layer":
-            return self
+        return self if self.action == "layer" else self._turned
+
+    @functools.cached_property
+    def _turned(self) -> Rule:
         turned: dict[Action, Action] = {"drop": "fill", "fill": "drop"}
         calls = tuple(call.inverse() for call in self.before[::-1])
         after = tuple(call.inverse() for call in self.after[::-1])
@@ -273,6 +275,15 @@ class Rule:
             stage=-self.stage,
             layouts=self.layouts[::-1] if self.layouts is not None else None,
         )
+
+    @functools.cached_property
+    def as_written(self) -> Rule:
+        """The rule with its patterns as they were written, without layouts and origin."""
+        own = {name: getattr(self, name) for name in _FIELDS}
+        sides = {side: tuple(pattern.as_written for pattern in own[side]) for side in ("sources", "targets")}
+        plain = object.__new__(Rule)  # it was checked when it was written
+        plain.__dict__.update({**own, **sides, "layouts": None, "origin": ""})
+        return plain
 
     @functools.cached_property
     def _numbers(self) -> frozenset[str]:
@@ -379,6 +390,9 @@ class Rule:
         if self.equation is None:
             return None
         return self.equation.right if side else self.equation.left
+
+
+_FIELDS = tuple(each.name for each in fields(Rule))
 
 
 def _listed(value: Patterns) -> tuple[str | Pattern, ...]:

@@ -5,13 +5,14 @@ A file is checked completely when it is loaded: all wrong rules are reported at 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError, UsageError
-from bridge_core.io import TomlText, parse_toml, read_toml
+from bridge_core.io import TomlText, parse_toml, read_toml_text
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.file_head import FileHead, read_head, size_names, with_sizes
 from bridge_core.rules.overlaps import overlapping
@@ -102,7 +103,13 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
         raise UsageError(
             "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
         )
-    return _groups_of(read_toml(os.fspath(path)), sizes)
+    name = os.fspath(path)
+    text = read_toml_text(name)
+    given = {} if sizes is None else sizes
+    # 1, 1.0 and True are equal, but do not mean the same.
+    if isinstance(given, Mapping) and all(type(value) in (int, str) for value in given.values()):
+        return _groups_of_text(text, name, tuple(given.items()))
+    return _groups_of(parse_toml(text, name), given)
 
 
 def rules_of_text(text: str, name: str) -> tuple[Rule, ...]:
@@ -117,6 +124,11 @@ def rules_of_text(text: str, name: str) -> tuple[Rule, ...]:
         LimitExceeded: As `load_rules`.
     """
     return tuple(rule for group in _groups_of(parse_toml(text, name), None) for rule in group.rules)
+
+
+@functools.lru_cache(maxsize=16)  # many checkpoints are converted with one file
+def _groups_of_text(text: str, name: str, sizes: tuple[tuple[str, Any], ...]) -> tuple[RuleGroup, ...]:
+    return _groups_of(parse_toml(text, name), dict(sizes))
 
 
 def _groups_of(toml: TomlText, sizes: Mapping[str, Any] | None) -> tuple[RuleGroup, ...]:

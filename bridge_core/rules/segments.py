@@ -22,6 +22,7 @@ __all__ = [
     "Segment",
     "Str",
     "captures_in",
+    "is_one_part",
     "names_in",
     "nameless",
     "parse_segment",
@@ -279,6 +280,13 @@ def names_in(segments: Iterable[Segment]) -> Iterator[tuple[str, ...]]:
             count += 1
         else:
             yield tuple(capture.name for capture in captures_in((segment,)))
+
+
+def is_one_part(segment: Segment) -> bool:
+    """Return whether a segment matches one part of a key, whatever it captures or chooses."""
+    if isinstance(segment, Mixed):
+        return all(isinstance(piece, str | Int | Str) for piece in segment.pieces)
+    return isinstance(segment, str | Int | Str | Any1)
 
 
 def nameless(segment: Segment) -> Segment:

@@ -81,10 +81,15 @@ PAIRS = [
 ]
 spelt = pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
 USUAL = ("linear-4-6", "Conv1d-3-4", "ConvTranspose2d-3-3")
-paired = pytest.mark.parametrize(
-    "pair",
-    [pytest.param(p, id=str(p), marks=() if p.name in USUAL else pytest.mark.slow) for p in PAIRS],
-)
+SLOW = ("linear-5-5", "Conv2d-3-3")
+"""Equal widths, and two dimensions; the others run at night."""
+
+
+def marks_of(pair):
+    return () if pair.name in USUAL else pytest.mark.slow if pair.name in SLOW else pytest.mark.zoo
+
+
+paired = pytest.mark.parametrize("pair", [pytest.param(p, id=str(p), marks=marks_of(p)) for p in PAIRS])
 
 
 class TorchNet(nn.Module):

@@ -92,21 +92,31 @@ def test_noise_longer_than_its_pool_goes_on():
     assert np.array_equal(whole[-9:], tail)
 
 
-@pytest.mark.slow
+SHARDED = ["--sizes", "70MB", "--shard", "30MB", "--repeats", "1", "--with-plain-script"]
+AT_NIGHT = [
+    ("file_to_file", SHARDED),
+    # A dozen processes that each import torch, jax and flax.
+    ("load", ["--sizes", "70MB", "--repeats", "1"]),
+    ("from_pretrained", ["--sizes", "30MB", "--repeats", "1"]),
+]
+SCRIPTS = [
+    ("file_to_file", [*SHARDED, "--only", "to Flax, sharded, verified", "sharded Flax to torch"]),
+    ("file_to_file", ["--sizes", "70MB", "--repeats", "1", "--cold", "--only", "rename only"]),
+    ("memory", ["--sizes", "70MB"]),
+    ("stacking", ["--layers", "1", "3", "--repeats", "1"]),
+    ("plan_time", ["--keys", "100", "--repeats", "1"]),
+    ("rules_plan", ["--keys", "100", "--repeats", "1"]),
+    ("match", ["--pairs", "small"]),
+    ("transpose_kernel", ["--size", "1MB", "--repeats", "1"]),
+    ("import_time", ["--repeats", "1"]),
+]
+
+
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("file_to_file", ["--sizes", "70MB", "--shard", "30MB", "--repeats", "1", "--with-plain-script"]),
-        ("file_to_file", ["--sizes", "70MB", "--repeats", "1", "--cold", "--only", "rename only"]),
-        ("load", ["--sizes", "70MB", "--repeats", "1"]),
-        ("from_pretrained", ["--sizes", "30MB", "--repeats", "1"]),
-        ("memory", ["--sizes", "70MB"]),
-        ("stacking", ["--layers", "1", "3", "--repeats", "1"]),
-        ("plan_time", ["--keys", "100", "--repeats", "1"]),
-        ("rules_plan", ["--keys", "100", "--repeats", "1"]),
-        ("match", ["--pairs", "small"]),
-        ("transpose_kernel", ["--size", "1MB", "--repeats", "1"]),
-        ("import_time", ["--repeats", "1"]),
+        *(pytest.param(*one, marks=pytest.mark.zoo, id=f"{one[0]}-all") for one in AT_NIGHT),
+        *(pytest.param(*one, marks=pytest.mark.slow, id=f"{one[0]}-{n}") for n, one in enumerate(SCRIPTS)),
     ],
 )
 def test_the_script_runs_and_writes_its_results(script, options, tmp_path):

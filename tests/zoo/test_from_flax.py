@@ -8,13 +8,15 @@ import pytest
 import torch
 from support.compat_models import alarms, warnings_of
 from zoo import folders, harness
-from zoo.test_zoo import BUILT
+from zoo.test_zoo import BUILT, SAMPLE
 
 from bridge_core import default_registry, save_state
 from ckptbridge_transformers import compat
 
 DEFAULT = ("llama-causal-lm",)
 """Cases of the default run."""
+
+SLOW = (*SAMPLE, "t5-conditional-generation-gated-untied")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*generation:UserWarning"),
@@ -28,7 +30,7 @@ every_case = pytest.mark.parametrize(
         pytest.param(
             case,
             id=case.name,
-            marks=() if case.name in DEFAULT else pytest.mark.slow if case.fast else pytest.mark.zoo,
+            marks=() if case.name in DEFAULT else pytest.mark.slow if case.name in SLOW else pytest.mark.zoo,
         )
         for case in BUILT
     ],

@@ -19,15 +19,18 @@ BUILT = tuple(case for case in CASES if not case.no_flax)
 DEFAULT = ("bert-masked-lm", "gpt2-cross-lm")
 """Cases in the default run; the other fast ones are slow for it."""
 
+SAMPLE = ("bart-conditional-generation", "llama-causal-lm", "resnet-image-classification-basic")
+"""Slow cases of the tests that ask the same of every model: what differs is in its outputs and bits."""
 
-def marks(case):
+
+def marks(case, slow=None):
     if case.name in DEFAULT:
         return ()
-    return pytest.mark.slow if case.fast else pytest.mark.zoo
+    return pytest.mark.slow if (case.fast if slow is None else case.name in slow) else pytest.mark.zoo
 
 
-def parameters(cases):
-    return [pytest.param(case, id=case.name, marks=marks(case)) for case in cases]
+def parameters(cases, slow=None):
+    return [pytest.param(case, id=case.name, marks=marks(case, slow)) for case in cases]
 
 
 # LongT5 gives one_hot floats.
@@ -36,7 +39,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 every_case = pytest.mark.parametrize("case", parameters(BUILT))
-every_head = pytest.mark.parametrize("case", parameters(c for c in BUILT if heads.base_of(c, CASES)))
+every_head = pytest.mark.parametrize(
+    "case", parameters((c for c in BUILT if heads.base_of(c, CASES)), SAMPLE)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +103,7 @@ def test_outputs_and_bits(case):
         harness.assert_same_outputs(found, harness.run_torch(case, unlike), case.tolerance)
 
 
-@every_case
+@pytest.mark.parametrize("case", parameters(BUILT, SAMPLE))
 def test_half_precision(case):
     source, model = harness.build_torch(case, dtype=torch.bfloat16), harness.build_flax(case)
     params = harness.to_flax(source, model)
@@ -116,7 +121,7 @@ def test_base_and_head(case):
         direction.check()
 
 
-every_folder = pytest.mark.parametrize("case", parameters(c for c in BUILT if not c.torch_kwargs))
+every_folder = pytest.mark.parametrize("case", parameters((c for c in BUILT if not c.torch_kwargs), SAMPLE))
 
 
 @every_folder
@@ -130,7 +135,7 @@ def test_folder(case, tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=case.name, marks=() if case.name == DEFAULT[0] else pytest.mark.slow)
+        pytest.param(case, id=case.name, marks=() if case.name == DEFAULT[0] else marks(case, SAMPLE))
         for case in BUILT
         if case.fast
     ],

@@ -31,6 +31,8 @@ MODELS = {
 }
 QUICK = ("llama31-maxtext",)
 """What is tested by default."""
+UNSCANNED = ("llama31-maxtext-unscanned", "gemma3-maxtext-unscanned", "deepseek2-maxtext-unscanned")
+"""The recipes of layers side by side that slow tests are for; the others run at night."""
 ROUNDS = ("llama", "llama31", "mixtral", "gemma", "gemma2", "gemma3")
 
 
@@ -82,7 +84,9 @@ def contract_of(family, *, scanned):
     name = f"{family}-maxtext" if scanned else f"{family}-maxtext-unscanned"
     attributes = {"family": family, "scanned": scanned, "recipe": recipe_of(name), "__doc__": name}
     made = type(f"Test_{name.replace('-', '_')}", (MaxTextContract,), attributes)
-    return made if name in QUICK else pytest.mark.slow(made)
+    if name in QUICK:
+        return made
+    return pytest.mark.slow(made) if scanned or name in UNSCANNED else pytest.mark.zoo(made)
 
 
 for one in MODELS:

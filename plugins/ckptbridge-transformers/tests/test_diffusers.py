@@ -38,12 +38,16 @@ BY_NAME = {model.name: model for model in MODELS}
 TORCH_FILE, FLAX_FILE = "diffusion_pytorch_model.safetensors", "diffusion_flax_model.msgpack"
 
 
-MOST = ("unet", "unet-xl", "controlnet", "vae-deprecated")
+MARKS = {
+    "unet": pytest.mark.slow,
+    "controlnet": pytest.mark.slow,
+    # Of the same structure as another one; tests of their own are for what differs.
+    "unet-xl": pytest.mark.zoo,
+    "vae-deprecated": pytest.mark.zoo,
+}
 
 
-@pytest.fixture(
-    params=[pytest.param(m, id=str(m), marks=pytest.mark.slow if m.name in MOST else ()) for m in MODELS]
-)
+@pytest.fixture(params=[pytest.param(m, id=str(m), marks=MARKS.get(m.name, ())) for m in MODELS])
 def model(request):
     return request.param
 
