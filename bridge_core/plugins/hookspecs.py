@@ -136,6 +136,8 @@ def bridge_formats() -> Iterable[Format | FolderFormat]:
                     return FlatState(tensors, layout="neutral", close=files.pop_all().close)
 
             def write_folder(self, state, target, *, step=None, item=None):
+                if state.layout not in (None, self.layout):
+                    raise UnsupportedFeature(f"the format does not record a layout {state.layout!r}.")
                 for key, spec in state.specs().items():
                     if spec.dtype.name not in self.capabilities.dtypes:
                         raise UnsupportedFeature(f"the format has no {spec.dtype.name}.", key=key)

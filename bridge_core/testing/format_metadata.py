@@ -47,7 +47,9 @@ _FIELDS: dict[str, Any] = {
 _EMPTY: tuple[Key, ...] = (("nothing", "here"), ("z",), ("a.b", "ü", "c/d"))
 _TIED: tuple[Key, ...] = (("emb", "weight"), ("layers", "0", "bias"))
 _TOGETHER: dict[str, Any] = {**_FIELDS, "empty": _EMPTY[:2], "ties": {_TIED[1]: _TIED[0]}}
-_LARGE = {("stages", f"block_{n:05}", "attention"): LayerInfo("linear", "guess", ("bias",)) for n in range(2600)}
+_LARGE = {
+    ("stages", f"block_{n:05}", "attention"): LayerInfo("linear", "guess", ("bias",)) for n in range(2600)
+}
 """Layers whose names have more bytes than two bytes can count."""
 
 
@@ -125,9 +127,7 @@ class MetadataContract(FormatHarness):
         wanted = {frozenset((root, *tied)) for root, tied in Ties(ties).groups().items()}
         assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
         read = {frozenset((root, *tied)) for root, tied in found.items()}
-        assert read == wanted, (
-            f"The ties {ties} were written, and the groups {found} were read. {_ADVICE}"
-        )
+        assert read == wanted, f"The ties {ties} were written, and the groups {found} were read. {_ADVICE}"
 
     def test_equal_tensors_are_not_tied(self, path: Path) -> None:
         """Equal values do not make a tie: a later training step would change both."""
@@ -147,6 +147,20 @@ class MetadataContract(FormatHarness):
             f"A state of the layout {layout!r} was written, and {found!r} was read. Store the layout; "
             "format.layout is only for files that do not record theirs."
         )
+
+    def test_a_layout_that_it_does_not_record_is_refused(self, path: Path) -> None:
+        """Without the capability ``metadata``: files of another layout would be read as the usual one."""
+        if self.format.capabilities.metadata:
+            pytest.skip(f"{self.format.name} records the layout")
+        for layout in ("torch", "flax", "neutral"):
+            state = FlatState({("a", "w"): self.array(2)}, layout=layout)
+            if not self.refused_to_write(state, path):
+                with self.read(path) as opened:
+                    found = opened.layout
+                assert found in (None, layout), (
+                    f"A state of the layout {layout!r} was written, and is read as one of {found!r}. Raise "
+                    "UnsupportedFeature in write where state.layout is another than that of the format."
+                )
 
     def test_two_readings_share_no_metadata(self, path: Path) -> None:
         """Whoever changes one state's metadata must not change another state's."""

@@ -130,9 +130,7 @@ class WritingContract(FormatHarness):
         with self.read(destination) as opened:
             opened.read(next(iter(opened)))
         with contextlib.suppress(Exception):  # its kind is another test's business
-            self.write(
-                self._failing(), places["target"].joinpath("failed").with_suffix(destination.suffix)
-            )
+            self.write(self._failing(), places["target"].joinpath("failed").with_suffix(destination.suffix))
         strays = [
             f"{entry.name} in the {name} folder"
             for name, place in places.items()

@@ -47,9 +47,7 @@ class FrameworkValues(FrameworkHarness):
                     found = self._built(given, None)
                 except Exception:  # an object of such names is not made
                     continue
-                self._check(
-                    "missing unexpected", f"names that end in {ending!r} are others", found, given
-                )
+                self._check("missing unexpected", f"names that end in {ending!r} are others", found, given)
 
     def test_what_is_built_holds_the_same_bits(self) -> None:
         """In every dtype: NaN payloads, signs of zeros, and nothing of the template's values."""
