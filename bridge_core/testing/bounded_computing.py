@@ -19,7 +19,7 @@ class Endless(BaseException):
 
 @contextmanager
 def bounded_computing() -> Iterator[None]:
-    """Stop what runs in the block after `MOST_SECONDS` of computing; a system without such timers stops nothing.
+    """Stop what runs in the block after `MOST_SECONDS` of computing, where the system has such timers.
 
     Raises:
         Endless: It ran for longer.

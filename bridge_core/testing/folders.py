@@ -48,12 +48,15 @@ class FolderFormatContract(
             core.
         has_steps: Whether checkpoints may have steps.
         has_items: Whether a step may have items.
+        may_lack: Names of files that folders of other programs do not have, so that a missing one cannot be
+            noticed; what they store besides tensors is then lost.
         same_bytes: Whether equal states give equal bytes.
         times_damage: How many damaged contents are tried, as a multiple of the usual number.
     """
 
     has_steps: ClassVar[bool] = True
     has_items: ClassVar[bool] = True
+    may_lack: ClassVar[tuple[str, ...]] = ()
     many = 270  # each may be a file, or a folder of files
 
     def write(self, state: Mapping[Key, Any], path: Path, **budget: Any) -> Path:
@@ -220,8 +223,8 @@ class FolderFormatContract(
         contents = self.contents(path)
         found = (contents.steps, contents.step)
         assert found == ((0, 3, 20, 100), 100), (
-            f"The steps 0, 3, 20 and 100 were written; contents gives {found[0]} with {found[1]} as the latest. "
-            "Compare steps as numbers: as text, 20 comes after 100."
+            f"The steps 0, 3, 20 and 100 were written; contents gives {found[0]} with {found[1]} as the "
+            "latest. Compare steps as numbers: as text, 20 comes after 100."
         )
         chosen = self.contents(path, 20).step
         assert chosen == 20, f"contents was asked for step 20, and gives {chosen}"
@@ -271,7 +274,7 @@ class FolderFormatContract(
                 continue
             with self.read(path) as opened:
                 described = _described(opened)
-            assert described == known, (
+            assert described == known or damage in [f"{name} is missing" for name in self.may_lack], (
                 f"{damage}, and the folder was read with the layout and metadata {described}, not {known}. "
                 "Note in one file which others there are; raise MalformedFile where one is missing."
             )

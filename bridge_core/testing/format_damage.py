@@ -77,7 +77,7 @@ class DamageContract(FormatHarness):
             )
 
     def test_claimed_sizes_are_not_believed(self, path: Path) -> None:
-        """A file of a few hundred bytes with the header of a tensor of a TiB takes no memory or time for it."""
+        """A file of a few hundred bytes that claims a tensor of a TiB takes no memory or time for it."""
         for one in self._claims(path):
             assert not one.endless, (
                 f"{one.damage}: reading it computed for {MOST_SECONDS} seconds, and was stopped. Loop over "

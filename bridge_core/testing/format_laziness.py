@@ -45,8 +45,8 @@ class LazinessContract(FormatHarness):
         with counted_reads() as counted, traced_memory() as memory, self.read(path) as opened:
             opened.specs()
         assert max(counted.nbytes, counted.system) < nbytes // 20, (
-            f"Opening read {max(counted.nbytes, counted.system)} bytes of a file with {nbytes} bytes of values. The format "
-            "declares lazy: read only headers in open, and values in Tensor.read."
+            f"Opening read {max(counted.nbytes, counted.system)} bytes of a file with {nbytes} bytes of "
+            "values. The format declares lazy: read only headers in open, and values in Tensor.read."
         )
         assert memory.nbytes < nbytes // 4, (
             f"Opening allocated {memory.nbytes} bytes for a file with {nbytes} bytes of values. The format "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bridge_core.errors import BridgeError
-from bridge_core.state import DTYPES, Array, FlatState, TensorSpec, Ties, check_given
-from bridge_core.testing.framework_harness import FrameworkHarness, fresh_array, values_of
+from bridge_core.state import FlatState, TensorSpec, Ties, check_given
+from bridge_core.testing.framework_harness import FrameworkHarness, values_of
 from bridge_core.testing.live_objects import (
     Place,
     answers_yes,
@@ -100,8 +100,8 @@ class FrameworkReading(FrameworkHarness):
                 "StateMetadata(left_out=...)"
             )
             assert _dtypes_and_sizes(value, state), (
-                f"{type(value).__name__}: its arrays are {_listed_specs(arrays_in(value))}, and `state` returned other "
-                "dtypes: change none when reading"
+                f"{type(value).__name__}: its arrays are {_listed_specs(arrays_in(value))}, and `state` "
+                "returned other dtypes: change none when reading"
             )
             self._check_strange_leaf(value)
 
@@ -322,7 +322,7 @@ def _listed_specs(places: list[Place]) -> str:
 
 
 def _dtypes_and_sizes(value: Any, state: FlatState) -> bool:
-    """Return whether a state has the dtypes of an object's arrays, where it has as many tensors of their sizes."""
+    """Return whether a state has the dtypes of an object's arrays, where these have the same sizes."""
     arrays = [place.leaf for place in arrays_in(value)]
     specs = list(state.specs().values())
     if sorted(array.size for array in arrays) != sorted(spec.size for spec in specs):

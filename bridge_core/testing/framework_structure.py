@@ -240,7 +240,8 @@ class FrameworkStructure(FrameworkHarness):
         own, found = self._state(value), self._read(built)
         for key in (key for key in found if key in own and own.spec(key).size):
             assert not np.shares_memory(np.asarray(found[key]), np.asarray(own[key])), (
-                f"{shown_key(key)} has the values of like, and shares its memory: copy it, np.array(state[key])"
+                f"{shown_key(key)} has the values of like, and shares its memory: copy it, "
+                "np.array(state[key])"
             )
 
     # Abstract objects
