@@ -47,7 +47,7 @@ _FIELDS: dict[str, Any] = {
 _EMPTY: tuple[Key, ...] = (("nothing", "here"), ("z",), ("a.b", "ü", "c/d"))
 _TIED: tuple[Key, ...] = (("emb", "weight"), ("layers", "0", "bias"))
 _TOGETHER: dict[str, Any] = {**_FIELDS, "empty": _EMPTY[:2], "ties": {_TIED[1]: _TIED[0]}}
-_LARGE = {
+_LARGE: dict[Key, LayerInfo] = {
     ("stages", f"block_{n:05}", "attention"): LayerInfo("linear", "guess", ("bias",)) for n in range(2600)
 }
 """Layers whose names have more bytes than two bytes can count."""

@@ -108,10 +108,11 @@ class FrameworkReading(FrameworkHarness):
     def _check_strange_leaf(self, sample: Any) -> None:
         """Check that something else in the place of an array is not passed over without a word."""
         value = copied(sample) if numpy_leaves(sample) is not None else None
-        place = (numpy_leaves(value) or [None])[0] if value is not None else None
-        if place is None or place.put is None:
+        places = numpy_leaves(value) if value is not None else None
+        if not places or places[0].put is None:
             return
-        place.put(object())
+        place, put = places[0], places[0].put
+        put(object())
         if answers_yes(self.framework.accepts, value):
             try:
                 state = self._state(value)

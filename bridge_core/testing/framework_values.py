@@ -42,7 +42,7 @@ class FrameworkValues(FrameworkHarness):
             )
         for _, state in self._states() if not self._needs_template() else ():
             for ending in _ENDINGS:
-                given = self._given(state).rename(lambda key, ending=ending: (*key[:-1], key[-1] + ending))
+                given = self._given(state).rename({key: (*key[:-1], key[-1] + ending) for key in state})
                 try:
                     found = self._built(given, None)
                 except Exception:  # an object of such names is not made
@@ -171,10 +171,10 @@ class FrameworkValues(FrameworkHarness):
                     )
         for name, like in self._templates("in Fortran order", "with gaps", "in the other byte order"):
             given = self._given(self._state(like))
-            found = self._built_or_refused(given, like)
-            if found is not None:
+            made = self._built_or_refused(given, like)
+            if made is not None:
                 advice = f"the arrays of like are {name}, which must not matter"
-                self._check("bits exchanged shape dtype", advice, found, given)
+                self._check("bits exchanged shape dtype", advice, made, given)
 
     def _templates(self, *names: str) -> Iterator[tuple[str, Any]]:
         """Yield copies of the samples, where these are containers of numpy's arrays that are stored so."""

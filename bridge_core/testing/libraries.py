@@ -279,7 +279,9 @@ class LibraryContract(ABC):
         for number, checkpoint in enumerate(self._checkpoints(tmp_path)):
             mark = tmp_path / f"ran-{number}"
             for name in _CODE:
-                (checkpoint.folder / name).write_text(f"open({str(mark)!r}, 'w').write(__file__)\n")
+                (checkpoint.folder / name).write_text(
+                    f"import pathlib\npathlib.Path({str(mark)!r}).write_text(__file__)\n"
+                )
             with contextlib.suppress(BridgeError):
                 self.library.guide(checkpoint)
             for name in _CODE:

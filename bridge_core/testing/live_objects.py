@@ -141,7 +141,7 @@ def empty_paths(value: Any, path: Key = ()) -> list[Key]:
 
 def containers_of(value: Any, path: Key = ()) -> dict[Key, int]:
     """Return the identities of the containers in an object that can be changed, by path."""
-    found = {}
+    found: dict[Key, int] = {}
     for name, child, _ in _children(value) or ():
         found |= containers_of(child, (*path, name))
         if isinstance(child, dict | list):
