@@ -28,7 +28,6 @@ SHIPPED = (
     "plugins/ckptbridge-recipes/ckptbridge_recipes",
     "plugins/ckptbridge-transformers/ckptbridge_transformers",
 )
-FROM_DOCSTRINGS = ROOT / "docs/reference"
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")
 
 WORDS = {
@@ -101,9 +100,7 @@ def _allowed() -> dict[tuple[str, str], int]:
 def _files(asked: list[str]) -> Iterator[Path]:
     for place in asked or [*SHIPPED, *DOCUMENTS]:
         for path in [Path(place)] if Path(place).is_absolute() else sorted(ROOT.glob(place)):
-            inner = sorted(
-                p for p in path.rglob("*") if p.suffix in (".py", ".md") and p.parent != FROM_DOCSTRINGS
-            )
+            inner = sorted(p for p in path.rglob("*") if p.suffix in (".py", ".md"))
             yield from inner if path.is_dir() else [path]
 
 

@@ -6,6 +6,7 @@ Exit code 77 if no browser is installed; on Debian ``apt-get install chromium`` 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import threading
 import time
@@ -56,6 +57,21 @@ RESULTS = """(() => {
 class Quiet(SimpleHTTPRequestHandler):
     """Serves files, and prints nothing."""
 
+    searched = False
+    """Whether the search has its index: every page reads it anew, which takes most of its time."""
+
+    def do_GET(self) -> None:
+        """Serve a file."""
+        if self.path.endswith("/search.json") and not Quiet.searched:
+            index = json.loads((SITE / "search.json").read_bytes())
+            body = json.dumps({**index, "items": index["items"][:1]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        else:
+            super().do_GET()
+
     def log_message(self, *_args: object) -> None:
         """Print nothing."""
 
@@ -75,18 +91,19 @@ def pages() -> list[str]:
 
 
 def look(browser: Browser, address: str) -> Iterator[str]:
-    """Yield what is wrong with any page: wide and light, then narrow and dark."""
-    for name in pages():
+    """Yield what is wrong with any page: each loaded once, seen in both sizes, every second one dark."""
+    sizes = {DESKTOP: "", PHONE: ", on a phone"}
+    for number, name in enumerate(pages()):
+        dark = number % 2 == 1
         browser.console.clear()
         browser.requests.clear()
-        browser.resize(*DESKTOP)
-        browser.theme("light")
+        browser.theme("dark" if dark else "light")
         browser.open(address + name)
-        yield from (f"{name}: {text}" for text in faults(browser.evaluate(LOOK), dark=False))
-        browser.resize(*PHONE)
-        browser.theme("dark")
-        wait(browser, f"{LOOK}.dark", seconds=5)  # colours change gradually
-        yield from (f"{name}, on a phone: {text}" for text in faults(browser.evaluate(LOOK), dark=True))
+        for size in sorted(sizes, key=lambda size: size != browser.size):
+            if size != browser.size:
+                browser.resize(*size)
+            seen = browser.evaluate(LOOK)
+            yield from (f"{name}{sizes[size]}: {text}" for text in faults(seen, dark=dark))
         yield from (f"{name}: the console has: {text}" for text in browser.console)
         foreign = {url for url in browser.requests if not url.startswith((address, "data:", "blob:"))}
         yield from (f"{name}: asks another host: {url}" for url in sorted(foreign))
@@ -105,10 +122,10 @@ def faults(seen: dict[str, Any], *, dark: bool) -> Iterator[str]:
     yield from (f"the image {url} is not shown" for url in seen["broken"])
 
 
-def search(browser: Browser, address: str) -> Iterator[str]:
+def search(browser: Browser, address: str, searches: dict[str, str]) -> Iterator[str]:
     """Yield what is wrong with the search."""
     browser.resize(*DESKTOP)
-    for words, expected in SEARCHES.items():
+    for words, expected in searches.items():
         browser.open(f"{address}index.html")
         browser.evaluate("document.querySelector('.md-search__button').click()")
         wait(browser, "!!(document.activeElement && document.activeElement.shadowRoot)")
@@ -137,12 +154,13 @@ def main() -> int:
     wrong: list[str] = []
     with served(SITE) as address, Browser(size=DESKTOP) as browser:
         wrong += look(browser, address)
-        wrong += search(browser, address)
-        wrong += search(browser, f"{SITE.as_uri()}/")
+        Quiet.searched = True
+        wrong += search(browser, address, SEARCHES)
+        wrong += search(browser, f"{SITE.as_uri()}/", dict(list(SEARCHES.items())[:1]))
     if wrong:
         print("\n".join(wrong))
         return 1
-    print(f"{len(pages())} pages looked at, in two sizes and two pairs of colours")
+    print(f"{len(pages())} pages looked at in two sizes, half of them in dark colours")
     return 0
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+from assemble import LINK, ROOT, addresses, outside_prose
 from markdown_it import MarkdownIt
 
 BUILD = Path(__file__).resolve().parent / "out"
@@ -72,6 +74,21 @@ def source_of(path: Path) -> Path:
     return source if source.exists() else source.with_name("README.md")
 
 
+def links_from_elsewhere(documents: Iterable[Path]) -> Iterator[str]:
+    """Yield the links of documents outside the site that lead to what the site does not have."""
+    _, site = addresses()
+    for path in documents:
+        prose = "".join(text for text, code in outside_prose(path.read_text(encoding="utf-8")) if not code)
+        for link in LINK.finditer(prose):
+            place, anchor = urldefrag(link["target"])
+            if place.startswith(site):
+                linked = SITE / place.removeprefix(site)
+                linked = linked / "index.html" if linked.is_dir() else linked
+                page = Page(linked.read_text(encoding="utf-8")) if linked.is_file() else None
+                if page is None or (anchor and unquote(anchor) not in page.ids):
+                    yield f"{path.name}: the site does not have {link['target']}"
+
+
 def problems() -> list[str]:
     """Return what is wrong with the site."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(SITE.rglob("*.html"))}
@@ -106,7 +123,8 @@ def problems() -> list[str]:
 def main() -> None:
     """Finish the site, and end with what is wrong."""
     localised()
-    wrong = problems()
+    outside = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("plugins/*/README.md")))
+    wrong = [*problems(), *links_from_elsewhere(outside)]
     if wrong:
         sys.exit("\n".join(wrong))
     pages = len(list(SITE.rglob("*.html")))

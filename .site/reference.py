@@ -1,24 +1,18 @@
-"""Makes docs/reference/ from the docstrings of public names, without importing anything.
-
-``.site/out/environment/bin/python .site/reference.py`` writes the pages; ``--check`` compares them.
-"""
+"""The Python reference: pages made from the docstrings of public names, without importing anything."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import griffe
 from signatures import class_line, fenced, signature
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "docs" / "reference"
 PACKAGES = ("bridge_core", "bridge_torch", "bridge_flax")
 
 HEAD = """# Python reference
@@ -81,7 +75,7 @@ ROOMS = (
         "bridge_core.layers",
         "layer kinds, and how a framework stores them",
         without="agrees check_transforms cut_of describes Factors fits from_neutral_ops leaves_of part_ops "
-        "part_shape same_order stated_splits to_neutral_ops",
+        "part_shape same_order splits_agree stated_splits to_neutral_ops",
     ),
     Room(
         "bridge_core.formats",
@@ -140,6 +134,8 @@ class Reference:
     """The pages, and where each definition has its entry."""
 
     def __init__(self) -> None:
+        import griffe  # only the environment that builds the site has it
+
         loader = griffe.GriffeLoader(search_paths=[str(ROOT)], docstring_parser="google")
         self._packages = {name: loader.load(name) for name in PACKAGES}
         self._entries: dict[str, tuple[str, str, str]] = {}
@@ -192,12 +188,8 @@ class Reference:
         if text is not None:
             parts.append(self._text(text.value, room.page))
         if other:
-            lines = []
-            for name, place in other:
-                page = self._entries[place][0]
-                lines.append(f"- [`{name}`]({page}#{name.lower()})")
-            parts.append("Described on other pages:")
-            parts.append("\n".join(lines))
+            places = [f"[`{name}`]({self._entries[place][0]}#{name.lower()})" for name, place in other]
+            parts.append(f"Described on other pages: {', '.join(places)}.")
         for name, place in own:
             path = self._entries[place][1] if place in self._entries else f"{room.module}.{name}"
             parts += [f"## {name}", *self._entry(self._at(place), path, room.page)]
@@ -322,24 +314,3 @@ def summary_of(found: Any) -> str:
     """Return the first sentence of a docstring, in one line."""
     text = found.docstring.value if found.docstring else ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-def main() -> None:
-    """Write the pages; with ``--check``, refuse those that differ from what the docstrings say."""
-    pages = Reference().pages()
-    if "--check" in sys.argv[1:]:
-        there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
-        different = sorted(name for name in pages.keys() | there.keys() if pages.get(name) != there.get(name))
-        if different:
-            names = ", ".join(different)
-            sys.exit(f"docs/reference differs from the docstrings ({names}): run .site/build --write")
-        return
-    FOLDER.mkdir(exist_ok=True)
-    for path in FOLDER.glob("*.md"):
-        path.unlink()
-    for name, text in pages.items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -54,6 +54,13 @@ class Axis:
         return bool(self.spread) or self.split == 0
 
 
+_GROUP_HINT = (
+    "Write a rule for parts that alternate, such as q, k and v of each head: only its equations have groups "
+    "inside groups."
+)
+_NUMBER_HINT = "Name the axis: 'kv/3' is one axis of the other framework that is three axes here."
+
+
 @functools.lru_cache(maxsize=4096)
 def parse_axes(text: str) -> tuple[Axis, ...]:
     """Parse axis names.
@@ -73,7 +80,10 @@ def parse_axes(text: str) -> tuple[Axis, ...]:
             members = tuple(iter(lambda: next(tokens, ")"), ")"))
             if len(members) < 2 or not all(member.isidentifier() for member in members):
                 got = " ".join(members) or "nothing"
-                raise PluginError(f"axes {text!r}: expected two names or more in a group, got {got}.")
+                raise PluginError(
+                    f"axes {text!r}: expected two names or more in a group, got {got}.",
+                    hint=_GROUP_HINT if "(" in members else None,
+                )
             axes.append(Axis(members))
             continue
         spread = token[0] if token[0] in "*+" else ""
@@ -81,7 +91,8 @@ def parse_axes(text: str) -> tuple[Axis, ...]:
         fits_split = not slash or split == "+" or (split.isdecimal() and int(split) > 1)
         if not fits_split or (slash and spread) or not (name.isidentifier() or (name == "1" and not slash)):
             raise PluginError(
-                f"axes {text!r}: expected an axis (name, *name, +name, name/2, name/+ or 1), got {token!r}."
+                f"axes {text!r}: expected an axis (name, *name, +name, name/2, name/+ or 1), got {token!r}.",
+                hint=_NUMBER_HINT if token.isdecimal() else None,
             )
         axes.append(Axis((name,), spread, 1 if not slash else 0 if split == "+" else int(split)))
     names = [member for axis in axes for member in dict.fromkeys(axis.members) if member != "1"]

@@ -19,7 +19,7 @@ def check_page(name: str, example: str, *, overwrite: bool) -> None:
 
     Raises:
         UsageError: The name is that of a folder, or its folder does not exist.
-        DestinationExists: The file exists, and may not be replaced.
+        DestinationExists: The file exists, and may not be replaced; a file that is not a page never is.
     """
     path = Path(name)
     if path.is_dir():
@@ -36,6 +36,19 @@ def check_page(name: str, example: str, *, overwrite: bool) -> None:
             path=name,
             hint="Pass overwrite=True (--overwrite) to replace it.",
         )
+    if path.is_file() and not _is_page(path):  # such as the checkpoint, where the options were mixed up
+        raise DestinationExists(
+            "the file (--html) exists, and is not a page of HTML; only a page is replaced.",
+            path=name,
+            hint=f"Give another file name, e.g. --html {example}.",
+        )
+
+
+def _is_page(path: Path) -> bool:
+    """Return whether a file is one of HTML, or empty."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    return not start or start.lower().startswith(b"<!doctype html")
 
 
 def page_title(path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -137,7 +138,8 @@ def _templates(folder: Traversable, path: str) -> Iterator[tuple[str, Traversabl
 def _checked(name: str) -> str:
     if _NAME.fullmatch(name) and 2 <= len(name) <= _LONGEST and not name.startswith(_PREFIX):
         return name
-    near = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix(_PREFIX).strip("-")[:_LONGEST].strip("-")
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    near = re.sub(r"[^a-z0-9]+", "-", plain).removeprefix(_PREFIX).strip("-")[:_LONGEST].strip("-")
     hint = f"Pass {near}." if _NAME.fullmatch(near) and len(near) > 1 else "Pass a name such as gated-linear."
     raise UsageError(
         f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters "

@@ -148,7 +148,7 @@ def with_config_way(
     if is_open and has_config and not path.is_dir():
         way = f'If {_CONFIG} next to {path.name} is that of the same model, pass model="auto" (--model auto).'
         ways.append((way, "--model auto"))
-    return replace(plan, problems=replace(plan.problems, ways=tuple(ways))) if ways else plan
+    return replace(plan, problems=replace(plan.problems, ways=(*plan.problems.ways, *ways))) if ways else plan
 
 
 def _way_of_class(where: str, known: Guidance) -> str:

@@ -15,6 +15,9 @@ _ROWS = 40
 _LONGEST = 160
 """Characters of a cell; a longer text is cut in its middle."""
 
+_SHORT = 24
+"""Characters of a cell that stay in one line."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -43,7 +46,8 @@ class Table:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def _cell(self, column: int, text: str) -> str:
-        kind = " class='number'" if column in self.numbers else ""
+        kinds = ["number"] * (column in self.numbers) + ["long"] * (len(text) > _SHORT)
+        kind = f" class='{' '.join(kinds)}'" if kinds else ""
         return f"<td{kind}><bdi dir='ltr'>{escape(text, _LONGEST)}</bdi></td>"
 
 

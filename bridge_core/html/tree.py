@@ -10,7 +10,7 @@ from typing import Any
 from bridge_core.html.escaping import plain_text
 from bridge_core.messages import fold_names
 
-__all__ = ["Leaf", "TreeRows", "tree_rows"]
+__all__ = ["Leaf", "TreeRows", "tree_rows", "visible"]
 
 _DEEPEST = 48
 """Parts of a name that become levels; what follows stays together as one name."""
@@ -47,6 +47,16 @@ class TreeRows:
     depth: list[int] = field(default_factory=list)
     name: list[str] = field(default_factory=list)
     leaf: list[int] = field(default_factory=list)
+
+
+def visible(name: str) -> str:
+    """Return a name as text that can be seen: in quotes if it is empty, or begins or ends with a space.
+
+    >>> visible(""), visible(" "), visible("a b")
+    ("''", "' '", 'a b')
+    """
+    text = plain_text(name)
+    return text if text and text == text.strip() else f"'{text}'"
 
 
 class _Node:
@@ -164,7 +174,7 @@ def _write(node: _Node, depth: int, rows: TreeRows) -> None:
         node = only
         names.append(node.name)
     rows.depth.append(depth)
-    rows.name.append(".".join(plain_text(name) or "''" for name in names))
+    rows.name.append(".".join(map(visible, names)))
     rows.leaf.append(node.leaf if node.leaf >= 0 else -2 if node.fold else -1)
     for child in node.children.values():
         _write(child, depth + 1, rows)

@@ -181,7 +181,10 @@
       parts.push(...terms(tree.detail[leaf]));
     }
     const close = element("button", { type: "button", className: "close", textContent: "Close" });
-    close.addEventListener("click", chooseNone);
+    close.addEventListener("click", () => {
+      chooseNone();
+      tree.view.focus({ preventScroll: true });
+    });
     detail.replaceChildren(close, ...parts);
     detail.scrollTop = 0;
   }
@@ -284,9 +287,11 @@
 
   marks.forEach((mark, number) => {
     const count = (side) => trees[side].mark.filter((one) => one === number).length;
-    const total = Math.max(count(0), count(1));
-    if (!total) return;
-    const button = element("button", { type: "button", className: `c${mark[COLOUR]}`, title: mark[ABOUT] }, sign(marks[number]), mark[NAME]);
+    const counts = [count(0), count(1)];
+    if (!counts[0] && !counts[1]) return;
+    const total = [...new Set(counts.filter(Boolean))].join(" → ");
+    const spoken = `${mark[NAME]}: ${counts[0]} on the left, ${counts[1]} on the right. ${mark[ABOUT]}`;
+    const button = element("button", { type: "button", className: `c${mark[COLOUR]}`, title: spoken, "aria-label": spoken }, sign(marks[number]), mark[NAME]);
     button.append(element("span", { className: "number", textContent: total }));
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge_core.html.escaping import as_script, escape, plain_text
 from bridge_core.html.pages import asset, page
-from bridge_core.html.tree import Leaf, tree_rows
+from bridge_core.html.tree import Leaf, tree_rows, visible
 
 __all__ = ["Entry", "Link", "Mark", "Side", "Topic", "TwoTrees", "two_trees_page"]
 
@@ -121,7 +121,7 @@ class TwoTrees:
     Args:
         title: The title of the page.
         verdict: Its first word or words.
-        tone: Tone of the verdict: ``good`` or ``bad``.
+        tone: Tone of the verdict: ``good``, ``warn`` or ``bad``.
         summary: Sentences below the title.
         sides: The left and the right tree.
         links: The lines.
@@ -199,7 +199,7 @@ def _side_data(side: Side, details: _Table) -> dict[str, Any]:
         "depth": rows.depth,
         "name": rows.name,
         "leaf": rows.leaf,
-        "full": [plain_text(".".join(leaf.path)) for leaf in side.leaves],
+        "full": [visible(".".join(leaf.path)) for leaf in side.leaves],
         "info": [infos.number(plain_text(leaf.info)) for leaf in side.leaves],
         "infos": infos.values,
         "mark": list(side.marks),

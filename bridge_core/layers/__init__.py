@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         fits as fits,
         leaves_of as leaves_of,
         same_order as same_order,
+        splits_agree as splits_agree,
         stated_splits as stated_splits,
         usual_transforms as usual_transforms,
     )
@@ -31,7 +32,8 @@ else:
         __name__,
         {
             "custom": "CustomLayer custom_layer",
-            "fitting": "agrees describes fits leaves_of same_order stated_splits usual_transforms",
+            "fitting": "agrees describes fits leaves_of same_order splits_agree stated_splits "
+            "usual_transforms",
             "kinds": "KINDS LayerKind",
             "leaf_ops": "Factors cut_of from_neutral_ops part_shape to_neutral_ops",
             "leaf_parts": "part_ops",

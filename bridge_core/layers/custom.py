@@ -59,8 +59,8 @@ def custom_layer(
             default a layer of a file whose leaves fit this one and another is undecided, and is refused until
             a module, a template or a rule decides.
         **frameworks: Name of a framework -> the types of its modules, and leaf name -> axis names. A type is
-            a class, or its dotted name (``module.qualname``); a tuple for several. A leaf name that ends in
-            ``?`` may be missing.
+            a class, or its dotted name (``module.qualname``); a tuple for several, an empty one where layers
+            have no type. A leaf name that ends in ``?`` may be missing.
 
     Raises:
         PluginError: A type is neither a class nor a dotted name, the axes are not in the notation, or a leaf

@@ -9,7 +9,16 @@ from bridge_core.axes import Binding, parse_axes
 from bridge_core.layers.transforms import LayerTransform
 from bridge_core.state import ModuleInfo
 
-__all__ = ["agrees", "describes", "fits", "leaves_of", "same_order", "stated_splits", "usual_transforms"]
+__all__ = [
+    "agrees",
+    "describes",
+    "fits",
+    "leaves_of",
+    "same_order",
+    "splits_agree",
+    "stated_splits",
+    "usual_transforms",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -59,10 +68,7 @@ def _has_parts(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) ->
     if not known:
         return True
     bindings = transform.bindings({name: shapes[name] for name in leaves_of(transform, shapes)})
-    return any(
-        all(known.get(axis, sizes) == sizes for axis, sizes in transform.split_axes(binding).items())
-        for binding in bindings
-    )
+    return any(splits_agree(transform, transform.split_axes(binding), known) for binding in bindings)
 
 
 def stated_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
@@ -75,6 +81,20 @@ def stated_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
             if sizes and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
                 splits[axis] = sizes
     return splits
+
+
+def splits_agree(transform: LayerTransform, split: Binding, known: Binding) -> bool:
+    """Return whether axes are split into the known sizes, or into the known number of parts.
+
+    A number is the size of an axis that may be one axis here. It is the number of parts of one that is always
+    several here, as ``heads/2``: the first of its sizes.
+    """
+    several = {axis.name for leaf in transform.leaves for axis in parse_axes(leaf.axes) if axis.split > 1}
+    for axis, sizes in split.items():
+        stated = known.get(axis, sizes)
+        if stated != sizes and not (axis in several and len(stated) == 1 and stated == sizes[:1]):
+            return False
+    return True
 
 
 def same_order(one: LayerTransform, other: LayerTransform) -> bool:

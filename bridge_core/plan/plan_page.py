@@ -90,11 +90,8 @@ def _summary(plan: Plan) -> list[str]:
     if plan.layout_reason:
         texts[0] += f" The source is read as {plan.source_layout}: {plan.layout_reason}."
     if plan.ok:
-        texts[0] += (
-            " The source can be restored from the result bit for bit."
-            if plan.exact
-            else " The source cannot be restored from the result bit for bit."
-        )
+        what = "What is read of the source" if plan.branches else "The source"
+        texts[0] += f" {what} {'can' if plan.exact else 'cannot'} be restored from the result bit for bit."
     return texts
 
 
@@ -127,7 +124,7 @@ def _source_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
         for key in step.sources:
             rows.setdefault(key, _Row(infos.get(key, ""), _number(step.evidence), _origin(plan, key), detail))
     for dropped in plan.dropped:
-        mark = "tied" if dropped.tied_to is not None else "dropped"
+        mark = "tied" if dropped.tied_to is not None else "residual" if dropped.kept else "dropped"
         stored = "yes, in the target's metadata" if dropped.kept else ""
         detail = (("Why it is left out", dropped.reason), ("Stored", stored))
         rows[dropped.key] = _Row(
@@ -162,12 +159,15 @@ def _target_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
     for key, other in plan.ties.items():
         info = rows[other].info if other in rows else ""
         rows[key] = _Row(info, _NUMBERS["tied"], (("Shares its values with", join_key(other)),))
+    unfilled = {key: str(spec) for key, spec in plan.problems.unfilled_specs.items()}
     for key in plan.allowed_missing:
-        rows[key] = _Row("", _NUMBERS["unfilled"], (("Values", "The values of the target remain."),))
+        detail = (("Values", "The values of the target remain."),)
+        rows[key] = _Row(unfilled.get(key, ""), _NUMBERS["unfilled"], detail)
     for one in plan.mismatched:
         rows[one.target] = _Row(str(one.expected), _NUMBERS["mismatched"], (("Problem", str(one)),))
     for key in plan.missing:
-        rows[key] = _Row("", _NUMBERS["missing"], (("Problem", "No tensor of the source fills it."),))
+        detail = (("Problem", "No tensor of the source fills it."),)
+        rows[key] = _Row(unfilled.get(key, ""), _NUMBERS["missing"], detail)
     return rows
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from bridge_core.html import Entry, Topic
-from bridge_core.messages import fold_names
+from bridge_core.messages import count, fold_names
 from bridge_core.plan.source_names import name_with_source
 from bridge_core.state import Key, join_key
 
@@ -22,14 +22,14 @@ Numbers = tuple[Mapping[Key, int], Mapping[Key, int]]
 
 
 def verdict(plan: Plan) -> tuple[str, str]:
-    """Return the word for a plan and its tone: ``good`` or ``bad``.
+    """Return the word for a plan and its tone: ``good``, ``warn`` or ``bad``.
 
     A plan is not called exact where something was guessed, or nobody knows what a tensor is.
     """
     if not plan.ok:
         return "refused", "bad"
     doubtful = plan.unclaimed or plan.warnings or any(step.evidence == "guess" for step in plan.steps)
-    return "exact" if plan.exact and not doubtful else "can be run", "good"
+    return ("exact", "good") if plan.exact and not doubtful else ("can be run", "warn")
 
 
 def plan_topics(plan: Plan, numbers: Numbers) -> list[Topic]:
@@ -54,7 +54,10 @@ def _problems(plan: Plan, numbers: Numbers) -> Iterator[Topic]:
             way, _, after = error.hint.strip().partition("\n")
             entries.append(Entry(f"What to do: {way}", code=after))
         yield Topic("Why it is refused", "bad", entries, number=0)
-    if plan.proposal is not None:
+    is_in_hint = (
+        error is not None and plan.proposal is not None and plan.proposal.toml.strip() in (error.hint or "")
+    )
+    if plan.proposal is not None and not is_in_hint:
         about = "They pair what is missing with what is unexpected; no conversion uses them unasked."
         yield Topic("Proposed rules", "warn", [Entry("As a rule file:", code=plan.proposal.toml)], about, 0)
     for title, side, about, texts in (
@@ -129,9 +132,13 @@ def _warnings(plan: Plan, numbers: Numbers) -> Iterator[Topic]:
         ),
     ):
         yield Topic(title, "warn", _folded(texts, side, numbers[side]), about, len(texts))
+    branches = [
+        Entry(f"{one.name}: {one.reason}" + (f", {count(one.tensors, 'tensor')}" if one.tensors else ""))
+        for one in plan.branches
+    ]
+    yield Topic("Not read", "plain", branches, "other branches of the source")
     said = {warning.message for warning in plan.warnings}
     notes = [Entry(note) for note in plan.notes if note not in said]
-    notes += [Entry(f"{branch.name}: {branch.reason}") for branch in plan.branches]
     yield Topic("Notes", "plain", notes, open=False)
 
 

@@ -41,6 +41,7 @@ class PlanProblems:
             command.
         recipe: Why the plan goes with no recipe, or not with the one that was given.
         proposal: Rename rules that would pair what is missing with what is unexpected.
+        unfilled_specs: Target key that no source fills -> its spec, where a template has it.
     """
 
     missing: tuple[Key, ...] = ()
@@ -56,6 +57,7 @@ class PlanProblems:
     ways: tuple[tuple[str, str], ...] = ()
     recipe: RecipeProblem | None = None
     proposal: Proposal | None = None
+    unfilled_specs: Mapping[Key, TensorSpec] = field(default_factory=dict, compare=False)
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -78,6 +80,7 @@ class PlanProblems:
             ways=once((*self.ways, *following.ways)),
             recipe=self.recipe or following.recipe,
             proposal=following.proposal,
+            unfilled_specs=following.unfilled_specs,
         )
 
     def error(

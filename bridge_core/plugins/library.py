@@ -89,6 +89,9 @@ class Guidance:
     def __post_init__(self) -> None:
         """Refuse fields of other types, so that a plugin's mistake is not reported as one of the caller's."""
         size = self.max_shard_size
+        for name in ("rules", "sidecar_files", "notes"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
         for name, good, expected in (
             ("rules", self.rules == () or _are_rules(self.rules), "a tuple of rules"),
             ("sidecar_files", _tuple_of(self.sidecar_files, str), "a tuple of file names"),

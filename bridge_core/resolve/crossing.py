@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import listed
@@ -11,9 +11,9 @@ from bridge_core.resolve.leading_axis import leading_axis
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
-from bridge_core.state import Key
+from bridge_core.state import Key, TensorSpec
 
-__all__ = ["Crossing"]
+__all__ = ["Crossing", "misfit_text", "misfit_ways"]
 
 _MANY = 64
 """Leaves of one layer from which looking each of them up in a list would take too long."""
@@ -106,7 +106,7 @@ class Crossing:
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
-            return LayerNames.mark(group.keys[name]) or _misfit(layer)
+            return LayerNames.mark(group.keys[name]) or misfit_text(layer.misfits, group.specs)
         # The origin of a leaf that came to a recorded layer later is not known.
         origin = layer.origin if any(name in names for names in self._named(layer)) else ""
         if origin not in self._names:
@@ -121,14 +121,30 @@ class Crossing:
         return why
 
 
-def _misfit(layer: NeutralLayer) -> str:
-    """Return which leaves were expected for the type of a layer's module, and which it has."""
-    usual, *others = layer.misfits
+def misfit_text(misfits: Sequence[LayerTransform], specs: Mapping[str, TensorSpec]) -> str:
+    """Return which leaves were expected for the type of a layer's module, and which it has.
+
+    Args:
+        misfits: The transforms for the type, one or more.
+        specs: The layer's leaves.
+    """
+    usual, *others = misfits
     leaves = ", ".join(_described(usual))
     more = f", or {listed((transform.name for transform in others), 3)}" if others else ""
-    got = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
+    got = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in specs.items())
     note = f"{usual.misfit_note}; " if usual.misfit_note else ""
     return f"{note}expected {leaves} for the type of its module ({usual.name}{more}), got {got}"
+
+
+def misfit_ways(misfits: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return what to do about layers that do not fit their types, for the refusal of a plan.
+
+    Args:
+        misfits: Text of `misfit_text` -> the first layer that it is true of.
+    """
+    way = "Correct the transform, if it is yours, or pass a model whose layer has these tensors."
+    rows = (f"The layer {path!r} does not fit its type: {text}. {way}" for text, path in misfits.items())
+    return tuple((row, "") for row in rows)[:2]
 
 
 def _described(transform: LayerTransform) -> list[str]:

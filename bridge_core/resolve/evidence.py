@@ -23,6 +23,7 @@ from bridge_core.layers import (
     fits,
     leaves_of,
     same_order,
+    splits_agree,
     stated_splits,
     usual_transforms,
 )
@@ -345,7 +346,7 @@ def _decided(
     bindings = transform.bindings({name: shapes[name] for name in leaves})
     for binding in bindings:
         split = transform.split_axes(binding)
-        if all(known.get(axis, sizes) == sizes for axis, sizes in split.items()):
+        if splits_agree(transform, split, known):
             possible[tuple(sorted(split.items()))] = split
     if len(possible) != 1:
         return _undecided(leaves, transform)

@@ -17,7 +17,7 @@ from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Proposal, Ri
 from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.carried_names import carried_boxes, carried_separators
-from bridge_core.resolve.crossing import Crossing
+from bridge_core.resolve.crossing import Crossing, misfit_ways
 from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.layer_info import is_usual
@@ -91,6 +91,7 @@ class PlanBuilder:
         self.axis_order = AxisOrder(request.registry, request.framework, request.origin, request.shown)
         self.rivals: Rivals | None = None
         self.proposal: Proposal | None = None
+        self.misfits: dict[str, str] = {}
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
         """Do what rules order.
@@ -328,6 +329,7 @@ class PlanBuilder:
                 unexplained=self.crossing.refused,
                 rivals=self.rivals,
                 derived=frozenset(self.crossing.derived),
+                ways=misfit_ways(self.misfits),
                 proposal=self.proposal,
             ),
             tuple(self.allowed_missing),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
-from bridge_core.layers import LayerTransform
+from bridge_core.layers import LayerTransform, from_neutral_ops
 from bridge_core.ops import Drop, Fill, Made, chain_specs, equal_or_refused, made_by
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.alignment import Alignment, Sides
+from bridge_core.resolve.crossing import misfit_text
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.interpretations import (
@@ -85,7 +87,10 @@ class WithTemplate(PlanBuilder):
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
-        return self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
+        plan = self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
+        specs = like.specs()
+        unfilled = {key: specs[key] for key in (*plan.missing, *plan.allowed_missing) if key in specs}
+        return replace(plan, problems=replace(plan.problems, unfilled_specs=unfilled))
 
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
@@ -153,6 +158,9 @@ class WithTemplate(PlanBuilder):
                 self.ambiguous[layer.group.keys[name]] = kinds
             return
         if not outcomes:
+            for misfits, place in ((layer.misfits, layer.group), (detection.misfits, group)):
+                if misfits:
+                    self.misfits.setdefault(misfit_text(misfits, place.specs), join_key(place.path))
             self.leave_out(layer, layer.group.keys)
             for name, target in group.keys.items():
                 self._unfilled(target, group, name, detection)
@@ -173,7 +181,10 @@ class WithTemplate(PlanBuilder):
         self.move_leaves(layer, outcome, evidence, group.keys, templated=True)
         for source_name, name in outcome.mismatched:
             keys = (layer.group.keys[source_name], group.keys[name])
-            self._differing(Mismatch(*keys, layer.group.specs[source_name], group.specs[name]))
+            found = layer.group.specs[source_name]
+            shape = self._written_shape(outcome, source_name, name, transform, detection)
+            found = TensorSpec(shape, found.dtype) if shape is not None else found
+            self._differing(Mismatch(*keys, found, group.specs[name]))
         for name, roles in outcome.missing.items():
             if all(role[0] and role[1] in outcome.target.zeros for role in roles):
                 self.fill_zeros(group.keys[name], group.specs[name], outcome.target.kind, roles)
@@ -226,6 +237,27 @@ class WithTemplate(PlanBuilder):
             return readings
         kind = registry.kinds[detection.transform.kind]
         return (*readings, *partial_source(layer, kind, registry.transforms_of))
+
+    def _written_shape(
+        self,
+        outcome: Outcome,
+        source_name: str,
+        name: str,
+        transform: LayerTransform | None,
+        detection: Detection,
+    ) -> tuple[int, ...] | None:
+        """Return the shape that a leaf would have in the template's axes; None if that is not known."""
+        leaf = transform.by_name().get(name) if transform is not None else None
+        if leaf is None or transform is None or len(leaf.roles) > 1:
+            return None
+        (role,) = leaf.roles
+        use = outcome.source.leaves.get((True, role))
+        if use is None or use.name != source_name:
+            return None
+        axes = self.request.registry.kinds[transform.kind].leaves[role]
+        splits = tuple({**detection.axis_splits, **outcome.target.axis_splits}.items())
+        written = from_neutral_ops(leaf, axes, use.shape, len(use.shape), axis_splits=splits)
+        return written[1] if written is not None else None
 
     def _stored_parts(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> Iterator[str]:
         """Let the metadata store what only the template shows to be an auxiliary tensor; yield the names."""

@@ -32,11 +32,11 @@ def state_fragment(state: FlatState) -> str:
         for text, number in fold_names(names):
             shape = f"[{', '.join(map(str, spec.shape))}]"
             times = f"x{number}" if number > 1 else ""
-            rows.append((text, spec.dtype.name, shape, str(spec.nbytes * number), times))
+            rows.append((text, spec.dtype.name, shape, times, str(spec.nbytes * number)))
     known = state.metadata
     kinds = Counter(info.kind or info.evidence for info in known.layers.values())
     ties = folded(f"{join_key(key)} = {join_key(other)}" for key, other in known.ties.items())
-    table = Table(("name", "dtype", "shape", "bytes", ""), rows, (3, 4))
+    table = Table(("name", "dtype", "shape", "", "bytes in all"), rows, (3, 4))
     size = f"{count(len(state), 'tensor')}, {size_text(state.nbytes)}"
     return fragment(
         verdict_line("", "plain", f"FlatState, {state.layout or 'unknown'} layout: {size}"),

@@ -58,15 +58,25 @@ def test_the_commands_to_go_on_with_replace_the_page(run):
 
 
 def test_nothing_is_replaced_unasked(run, tmp_path):
-    (tmp_path / "plan.html").write_text("mine")
+    (tmp_path / "plan.html").write_text("<!DOCTYPE html>mine")
     done = run("fc.safetensors", "--html", "plan.html")
     assert done.exit_code != 0
     assert done.stdout == ""
     assert "--overwrite" in done.stderr
-    assert (tmp_path / "plan.html").read_text() == "mine"
+    assert (tmp_path / "plan.html").read_text() == "<!DOCTYPE html>mine"
     assert "missing" not in run("missing.safetensors", "--html", "plan.html").stderr
-    assert run("fc.safetensors", "--html", "plan.html", "--overwrite").exit_code == 0
-    assert "<!DOCTYPE html>" in (tmp_path / "plan.html").read_text()
+    (tmp_path / "empty.html").touch()
+    for name in ("plan.html", "plan.html", "empty.html"):
+        assert run("fc.safetensors", "--html", name, "--overwrite").exit_code == 0
+        assert Page((tmp_path / name).read_text()).data
+
+
+def test_only_a_page_is_replaced(run, tmp_path):
+    weights = (tmp_path / "fc.safetensors").read_bytes()
+    done = run("fc.safetensors", "--html", "fc.safetensors", "--overwrite")
+    assert done.exit_code != 0
+    assert "not a page" in done.stderr
+    assert (tmp_path / "fc.safetensors").read_bytes() == weights
 
 
 @pytest.mark.parametrize(("name", "hint"), [(".", "file name"), ("no/such/plan.html", "Create the folder")])

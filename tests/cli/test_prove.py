@@ -165,6 +165,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused(prove, tmp_path):
     assert "norm.weight" in done.stderr
 
 
+def test_a_page_replaces_no_checkpoint(prove, tmp_path):
+    weights = tmp_path / "part.safetensors"
+    save_file({"up.weight": np.zeros((8, 6), "f4")}, weights)
+    before = weights.read_bytes()
+    done = prove("same", "--html", "part.safetensors")
+    assert done.exit_code == 1
+    assert "not a page" in done.stderr
+    assert weights.read_bytes() == before
+
+
 def test_settings_of_models_that_need_no_inputs(prove):
     assert prove("eps", "--no-run", inputs=None).exit_code == 1
 

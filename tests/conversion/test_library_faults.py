@@ -69,11 +69,11 @@ def test_what_is_no_guidance_is_refused(folder, wrong):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("rules", [Rule.layer("*", "linear")]),
+        ("rules", ["rules.toml"]),
         ("rules", ("rules.toml",)),
         ("rules", Rule.layer("*", "linear")),
         ("sidecar_files", "config.json"),
-        ("sidecar_files", ["config.json"]),
+        ("sidecar_files", [3]),
         ("sidecar_files", (3,)),
         *(("sidecar_files", (name,)) for name in ("", ".", "..", "../x", "/etc/passwd", "a/b", "a/", "a\0b")),
         ("max_shard_size", "5GB"),
@@ -104,3 +104,9 @@ def test_two_libraries_of_one_name_are_a_conflict():
 def test_libraries_of_a_registry_cannot_be_changed():
     with pytest.raises(TypeError):
         zoo_registry(Zoo()).libraries["x"] = Zoo()
+
+
+def test_lists_are_taken_as_tuples():
+    known = Guidance(rules=[Rule.rename("a", "b")], sidecar_files=["a.json"], notes=["a note"])
+    assert (len(known.rules), known.sidecar_files, known.notes) == (1, ("a.json",), ("a note",))
+    assert isinstance(known.rules, tuple)

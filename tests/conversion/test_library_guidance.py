@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import sys
 import types
@@ -325,22 +324,6 @@ def test_verifying_uses_what_the_library_knows(folder, tmp_path, monkeypatch):
     other = make_folder(tmp_path / "other", seed=1)
     found = verify(other, tmp_path / "a.msgpack", registry=registry)
     assert {difference.key[1] for difference in found.differing} == {"wte", "proj", "head"}
-
-
-def test_the_example_of_the_hook_guides_a_folder(tmp_path, monkeypatch):
-    from bridge_core.plugins import hookspecs
-
-    text = inspect.cleandoc(hookspecs.bridge_libraries.__doc__)
-    code = inspect.cleandoc(text.partition("::\n")[2])
-    example = types.ModuleType("example")
-    exec(compile(code, "<example>", "exec"), vars(example))
-    monkeypatch.setitem(sys.modules, "zoo", types.SimpleNamespace(make=lambda: models("Net")["torch"]))
-    folder = make_folder(tmp_path / "source", config=False)
-    (folder / "model.txt").write_text("make\n")
-    registry = zoo_registry().extend(example)
-    report = convert(folder, f"{tmp_path}/out/", to="flax", registry=registry)
-    assert report.evidence == {"module": 3}
-    assert report.sidecar_files == (tmp_path / "out" / "model.txt",)
 
 
 # -- the command ------------------------------------------------------------------------------------

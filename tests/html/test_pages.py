@@ -96,3 +96,10 @@ def test_hostile_names_are_text_in_fragments():
     assert not shown.scripts
     text.encode()
     assert text.replace("\n", "").isprintable()
+
+
+def test_only_long_texts_of_a_table_are_divided():
+    shown = Page(Table(("a", "b"), [("evidence", "x" * 50)]).html)
+    assert [one.get("class") for one in shown.named("td")] == [None, "long"]
+    assert re.search(r"td \{[^}]*white-space: nowrap", asset("fragment.css"))
+    assert re.search(r"td\.long \{[^}]*overflow-wrap: anywhere", asset("fragment.css"))

@@ -58,3 +58,7 @@ def test_names_of_any_depth_and_no_name():
     assert sorted(leaf for leaf in made.leaf if leaf >= 0) == [0, 1, 2, 3]
     assert max(made.depth) < 60
     assert "''" in made.name
+
+
+def test_names_of_spaces_can_be_seen():
+    assert rows(" .w", ".w", "a . ") == ["' '", "  w", "''", "  w", "'a '", "  ' '"]

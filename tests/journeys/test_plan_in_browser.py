@@ -198,4 +198,27 @@ def test_a_phone_in_the_dark(model):
     model.click_on("#tree0 .row.leaf")
     assert model.evaluate("getComputedStyle(document.getElementById('detail')).position") == "sticky"
     model.click_on("#detail .close")
+    assert model.evaluate("document.activeElement.id") == "tree0"
     assert model.evaluate("document.getElementById('detail').checkVisibility()") is False
+
+
+def test_the_legend_counts_both_sides(show):
+    source = {f"h.{n}.w": np.zeros(4, np.float32) for n in range(24)}
+    rules = [Rule.rearrange("h.{i:int}.w", "h.w", "c -> i c"), Rule.drop("old", "not used")]
+    plan = plan_conversion({**source, "old": np.zeros(2, np.float32)}, to="flax", layout="torch", rules=rules)
+    counts = "[...document.querySelectorAll('#legend button')].map(button => button.innerText)"
+    assert [text.split() for text in show(plan).evaluate(counts)] == [
+        ["R", "rule", "24", "→", "1"],
+        ["-", "dropped", "1"],
+    ]
+
+
+def test_what_to_do_is_never_in_a_box_to_scroll(show):
+    browser = show(
+        plan_conversion(
+            layers(1), to="flax", layout="torch", like=layers(0) | {"x": np.zeros(3)}, check=False
+        )
+    )
+    browser.resize(390, 844)
+    first = "document.querySelector('.topic.bad ul')"
+    assert browser.evaluate(f"{first}.scrollHeight <= {first}.clientHeight + 1")

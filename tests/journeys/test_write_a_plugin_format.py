@@ -20,12 +20,22 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_page_is_true(folder):
-    assert {path.name for path in folder.glob("*.py")} == {"hex_plugin.py", "test_toy.py", "toy_plugin.py"}
+    assert {path.name for path in folder.glob("*.py")} == {
+        "footer_plugin.py",
+        "hex_plugin.py",
+        "test_toy.py",
+        "toy_plugin.py",
+    }
     assert len((folder / "toy_plugin.py").read_text().splitlines()) <= 45
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("toy", marks=pytest.mark.slow), pytest.param("hex", marks=pytest.mark.zoo)]
+    "name",
+    [
+        pytest.param("toy", marks=pytest.mark.slow),
+        pytest.param("hex", marks=pytest.mark.zoo),
+        pytest.param("footer", marks=pytest.mark.zoo),
+    ],
 )
 def test_the_formats_of_the_page_keep_their_contract(name, folder):
     own = (folder / "test_toy.py").read_text()

@@ -14,8 +14,10 @@ import bridge_flax
 import bridge_torch
 from bridge_core import (
     AmbiguousLayerError,
+    MismatchError,
     PluginError,
     Rule,
+    UnsupportedLayerError,
     convert,
     custom_layer,
     default_registry,
@@ -237,7 +239,7 @@ def test_three_frameworks():
         "bilinear",
         torch=("my.A", {"weight": "out in1 in2", "bias?": "out"}),
         flax=("my.B", {"kernel": "in1 in2 out", "bias?": "out"}),
-        numpy=("my.C", {"W": "in2 in1 out"}),
+        numpy=((), {"W": "in2 in1 out"}),
     )
     assert [transform.name for transform in layer.transforms] == [
         "torch.bilinear",
@@ -245,6 +247,7 @@ def test_three_frameworks():
         "numpy.bilinear",
     ]
     assert layer.transforms[2].unsupported_leaves.keys() == {"bias"}
+    assert layer.transforms[2].modules == (), "dictionaries have no type"
 
 
 GOOD = ("my.B", {"kernel": "in1 in2 out"})
@@ -305,6 +308,107 @@ def test_an_unknown_split_is_told():
             flax=("my.B", {"w": "in heads/2"}),
             splits={"haeds": "n"},
         )
+
+
+class GroupedAttention(torch.nn.Module):
+    """Attention whose keys and values are one tensor, and have fewer heads than the queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.num_kv_heads = 4, 2
+        self.q_weight = torch.nn.Parameter(torch.randn(12, 5))
+        self.kv_weight = torch.nn.Parameter(torch.randn(12, 5))
+        self.o_weight = torch.nn.Parameter(torch.randn(5, 12))
+
+
+class LinenGrouped(linen.Module):
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 3
+
+    @linen.compact
+    def __call__(self, x):
+        q = self.param("q", linen.initializers.ones, (5, self.num_heads, self.head_dim))
+        for name in "kv":
+            self.param(name, linen.initializers.ones, (5, self.num_kv_heads, self.head_dim))
+        o = self.param("o", linen.initializers.ones, (self.num_heads, self.head_dim, 5))
+        return jnp.einsum("ihd,hdo,i->o", q, o, x)
+
+
+GROUPED_TORCH = {"q_weight": "heads in", "kv_weight": "(k v) in", "o_weight": "out heads"}
+GROUPED_FLAX = {"q": "in heads/2", "k": "in k/2", "v": "in v/2", "o": "heads/2 out"}
+GROUPED_SPLITS = {"heads": "num_heads", "k": "num_kv_heads", "v": "num_kv_heads"}
+
+
+@pytest.fixture
+def grouped():
+    return torch.nn.ModuleDict({"attn": GroupedAttention(), "head": torch.nn.Linear(5, 2)})
+
+
+class GroupedNet(linen.Module):
+    attention: linen.Module
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(2, name="head")(self.attention.copy(name="attn", parent=self)(x))
+
+
+def test_both_modules_state_the_number_of_heads(grouped):
+    """The attribute has the number of parts in the framework that splits the axis, too."""
+    layer = custom_layer(
+        "grouped",
+        torch=(GroupedAttention, GROUPED_TORCH),
+        flax=(LinenGrouped, GROUPED_FLAX),
+        splits=GROUPED_SPLITS,
+    )
+    registry = default_registry().extend(layer)
+    neutral = bridge_torch.to_neutral(grouped, registry=registry)
+    template = bridge_flax.template(GroupedNet(LinenGrouped()), jnp.ones(5))
+    made = bridge_flax.from_neutral(neutral, like=template, registry=registry)
+    assert made["params"]["attn"]["v"].shape == (5, 2, 3)
+    shapes = jax.tree.map(np.shape, bridge_flax.from_neutral(neutral, registry=registry))
+    assert shapes["attn"] == {"q": (5, 4, 3), "k": (5, 2, 3), "v": (5, 2, 3), "o": (4, 3, 5)}
+    neutral = bridge_flax.to_neutral(made, module=template, registry=registry)
+    back = bridge_torch.from_neutral(neutral, like=grouped, registry=registry)
+    assert all(torch.equal(back[name], value) for name, value in grouped.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("attention", "error", "words"),
+    [
+        (LinenGrouped(num_heads=3, head_dim=4), UnsupportedLayerError, "heads split into 3 x 4"),
+        (LinenGrouped(num_kv_heads=3), UnsupportedLayerError, "k split into 3 x 3"),
+    ],
+)
+def test_another_number_of_heads_is_refused(grouped, attention, error, words):
+    layer = custom_layer(
+        "grouped",
+        torch=(GroupedAttention, GROUPED_TORCH),
+        flax=(LinenGrouped, GROUPED_FLAX),
+        splits=GROUPED_SPLITS,
+    )
+    registry = default_registry().extend(layer)
+    neutral = bridge_torch.to_neutral(grouped, registry=registry)
+    with refused(error, words):
+        template = bridge_flax.template(GroupedNet(attention), jnp.ones(5))
+        bridge_flax.from_neutral(neutral, like=template, registry=registry)
+
+
+def test_a_layer_that_does_not_fit_its_type_is_named_next_to_what_is_missing(grouped):
+    wrong = {**GROUPED_FLAX, "q": "in heads", "o": "heads out"}
+    layer = custom_layer(
+        "grouped", torch=(GroupedAttention, GROUPED_TORCH), flax=(LinenGrouped, wrong), splits=GROUPED_SPLITS
+    )
+    registry = default_registry().extend(layer)
+    template = bridge_flax.template(GroupedNet(LinenGrouped()), jnp.ones(5))
+    neutral = bridge_torch.to_neutral(grouped, registry=registry)
+    with refused(MismatchError, "params.attn.q", hint="q [in heads], k [in k/2]"):
+        bridge_flax.from_neutral(neutral, like=template, registry=registry)
+    variables = bridge_flax.from_neutral(neutral, registry=registry)
+    variables["attn"]["q"] = variables["attn"]["q"].reshape(5, 4, 3)
+    neutral = bridge_flax.to_neutral(variables, module=template, registry=registry)
+    with refused(MismatchError, "attn.kv_weight", hint="the type of its module (flax.grouped)"):
+        bridge_torch.from_neutral(neutral, like=grouped, registry=registry)
 
 
 def test_parts_of_unequal_size_are_refused(net):

@@ -17,7 +17,7 @@ HEAD = """# Command line
 
 Every command, option and example of `ckptbridge`, made from the command itself; `ckptbridge COMMAND --help` prints the
 same. Python has the same names: `--accept-guesses` is `accept_guesses=True` of `bridge_core.convert`
-([reference](reference/bridge_core.md#convert)).
+([reference](https://ckptbridge.github.io/ckptbridge/reference/bridge_core.html#convert)).
 
 Results go to stdout, and everything else to stderr. `--json` prints one document, which a schema in
 [schemas](schemas) describes, also for a refusal.

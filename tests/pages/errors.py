@@ -60,7 +60,7 @@ error: out.msgpack: the destination exists. Pass --overwrite to replace it. [CKB
 ```
 
 In Python, `code`, `keys`, `path`, `hint` and the attributes of a class hold what an error is about
-([reference](reference/errors.md)); under `--json` the
+([reference](https://ckptbridge.github.io/ckptbridge/reference/errors.html)); under `--json` the
 command prints them as one document ([schema](schemas/error.json)), with `next`: commands that are likely to succeed.
 Match classes or codes, not texts: the English gets better from version to version.
 

@@ -1,12 +1,14 @@
 """A plan as a page: every tensor of both sides, every step as a line, problems first, names as text."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support.pages import HOSTILE, Page, assert_only_text
 
 from bridge_core import Rule, plan_conversion
 from bridge_core.plan import Plan, Step
-from bridge_core.state import TensorSpec, join_key
+from bridge_core.state import LeftOut, TensorSpec, join_key
 
 
 def arrays(**shapes):
@@ -170,3 +172,37 @@ def test_in_a_notebook(plan, refused):
     assert page.text.index("Why it is refused") < page.text.index("Steps")
     large = plan_conversion(stack(500), to="torch", layout="torch")
     assert len(large._repr_html_()) < 20_000
+
+
+def test_what_nothing_fills_has_the_shape_of_the_template(refused):
+    source, like = arrays(**{"a.weight": (3, 4)}), {"a": arrays(kernel=(4, 3)), "new": arrays(kernel=(7, 5))}
+    allowed = plan_conversion(source, to="flax", layout="torch", like=like, allow_missing=["new.kernel"])
+    for plan, expected in ((refused, "float64[9]"), (allowed, "float32[7, 5]")):
+        side = Page(plan.html()).data["sides"][1]
+        infos = {name: side["infos"][info] for name, info in zip(side["full"], side["info"], strict=True)}
+        assert next(info for name, info in infos.items() if name.startswith("new")) == expected
+
+
+def test_what_the_metadata_stores_is_not_called_left_out():
+    source = arrays(**dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (5,)))
+    source = {f"bn.{name}": value for name, value in source.items()}
+    source["bn.num_batches_tracked"] = np.zeros((), np.int64)
+    page = Page(plan_conversion(source, to="flax", layout="torch").html())
+    assert dict(zip(names(page, 0), marks(page, 0), strict=True))["bn.num_batches_tracked"] == "residual"
+    assert page.text.lstrip().startswith("exact")
+
+
+def test_rules_to_paste_are_there_once():
+    like = {"b": arrays(kernel=(4, 3), bias=(3,))}
+    plan = plan_conversion(
+        arrays(**{"a.weight": (3, 4), "a.bias": (3,)}), to="flax", layout="torch", like=like, check=False
+    )
+    assert Page(plan.html()).text.count('rename = "b.*"') == 1
+
+
+def test_branches_that_are_not_read_are_seen_at_once(plan):
+    left_out = LeftOut("opt_state", "optimizer state", 64, 2)
+    page = Page(dataclasses.replace(plan, branches=(left_out,)).html())
+    assert "opt_state: optimizer state, 2 tensors" in page.text
+    assert "What is read of the source can be restored" in page.text
+    assert "The source can be restored" not in page.text

@@ -58,6 +58,8 @@ def test_problems_of_two_plans_are_named_by_the_first_ones_source():
 def test_a_plan_shows_its_problems_under_their_names():
     plan = Plan("torch", "flax", {}, (), problems=ALL)
     for field in dataclasses.fields(PlanProblems):
+        if field.name == "unfilled_specs":  # what is unfilled by permission has its spec there, too
+            continue
         assert getattr(plan, field.name) == getattr(ALL, field.name)
 
 

@@ -22,13 +22,10 @@ from bridge_core.cli import main
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".", ".github", "benchmarks", "docs", "docs/**", "plugins/*")
-FROM_DOCSTRINGS = "docs/reference/"
-"""Pages of signatures and docstrings, whose examples run as doctests."""
 PAGES = {
-    name: path
+    path.relative_to(ROOT).as_posix(): path
     for folder in FOLDERS
     for path in sorted(ROOT.glob(f"{folder}/*.md"))
-    if not (name := path.relative_to(ROOT).as_posix()).startswith(FROM_DOCSTRINGS)
 }
 
 OWN_TESTS = {

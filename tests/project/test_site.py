@@ -11,6 +11,7 @@ from support.browser import Browser, find_browser
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 ADDRESS = "https://example.org/project"
+SITE = "https://example.org/site/"
 
 
 def script(name):
@@ -18,16 +19,21 @@ def script(name):
     spec = importlib.util.spec_from_file_location(f"site_{name}", ROOT / ".site" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / ".site"))  # they import each other
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / ".site"))
     return module
 
 
-assemble, finish, looking = script("assemble"), script("finish"), script("browser")
+assemble, finish, looking, reference = map(script, ("assemble", "finish", "browser", "reference"))
 
 
 def test_every_page_is_in_the_navigation():
     configuration = tomllib.loads((ROOT / ".site/zensical.toml").read_text(encoding="utf-8"))
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    pages |= {"reference/README.md", *(f"reference/{room.page}" for room in reference.ROOMS)}
     assert assemble.in_navigation(configuration["project"]["nav"]) == pages
 
 
@@ -38,22 +44,27 @@ def test_every_page_is_in_the_navigation():
         ("[a](#here) [b](https://example.org)", "[a](#here) [b](https://example.org)"),
         ("[a](decisions)", "[a](decisions/README.md)"),
         ("[a](schemas)", f"[a]({ADDRESS}/tree/main/docs/schemas)"),
+        (f"[a]({SITE}reference/plugins.html#x)", "[a](reference/plugins.md#x)"),
+        (f"[a]({SITE}reference/)", "[a](reference/README.md)"),
+        (f"[a]({SITE})", "[a](index.md)"),
         ("[a](schemas/error.json)", "[a](schemas/error.json)"),
         ("[a](../README.md#more)", f"[a]({ADDRESS}/blob/main/README.md#more)"),
         ("```md\n[a](../README.md)\n```\n", "```md\n[a](../README.md)\n```\n"),
     ],
 )
 def test_links_lead_to_pages_or_to_the_repository(written, expected):
-    assert assemble.rewritten(DOCS / "any.md", written, ADDRESS) == expected
+    assert assemble.rewritten(DOCS / "any.md", written, ADDRESS, SITE) == expected
 
 
 def test_a_link_to_nothing_ends_the_build():
     with pytest.raises(SystemExit, match=r"gone\.md does not exist"):
-        assemble.rewritten(DOCS / "any.md", "[a](../gone.md)", ADDRESS)
+        assemble.rewritten(DOCS / "any.md", "[a](../gone.md)", ADDRESS, SITE)
 
 
 def test_the_repository_is_that_of_the_project():
-    assert assemble.repository() == "https://github.com/ckptbridge/ckptbridge"
+    repository, site = assemble.addresses()
+    assert repository == "https://github.com/ckptbridge/ckptbridge"
+    assert site == "https://ckptbridge.github.io/ckptbridge/"
 
 
 SOURCE = "# Title\n\nText [one](b.md#there).\n\n- a\n- b\n"
@@ -108,6 +119,15 @@ def test_a_fault_is_found(small_site, name):
     assert words in problem
 
 
+def test_documents_outside_the_site_link_to_what_it_has(small_site, tmp_path):
+    _, site = assemble.addresses()
+    document = tmp_path / "README.md"
+    document.write_text(f"[a]({site}b.html#there) [b]({site}b.html#gone) [c]({site}c/) [d](other.md)\n")
+    assert list(finish.links_from_elsewhere([document])) == [
+        f"README.md: the site does not have {site}{name}" for name in ("b.html#gone", "c/")
+    ]
+
+
 def test_the_script_of_another_host_is_replaced(small_site):
     shim = '<script src="https://unpkg.com/iframe-worker/shim" type="text/javascript"></script>'
     (small_site / "inner").mkdir()
@@ -129,7 +149,7 @@ SEEN = {
     "pale": ("<style>p { color: #888 }</style>", ["pale: text has a contrast", "pale, on a phone: text has"]),
     "white": (
         "<style>body { background: #fff !important }</style>",
-        ["white, on a phone: has the wrong colours"],
+        ["second.html: has the wrong colours"],
     ),
     "image": (
         '<article><img src="a.png"></article>',
@@ -149,7 +169,8 @@ def browser():
 @pytest.mark.parametrize("name", SEEN)
 def test_what_a_browser_shows_is_noticed(name, browser, tmp_path, monkeypatch):
     more, expected = SEEN[name]
-    (tmp_path / "page.html").write_text(SHOWN % more, encoding="utf-8")
+    for page in ("page.html", "second.html"):
+        (tmp_path / page).write_text(SHOWN % more, encoding="utf-8")
     monkeypatch.setattr(looking, "SITE", tmp_path)
     with looking.served(tmp_path) as address:
         found = [text.replace("page.html", name) for text in looking.look(browser, address)]

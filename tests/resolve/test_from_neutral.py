@@ -27,3 +27,13 @@ def test_after_other_rules_a_rule_takes_no_leaf_of_a_decided_layer_at_any_depth(
     rule = Rule.rearrange("attn.query.kernel", "taken.kernel")
     plan = plan_from_neutral(neutral(*ruled), default_registry(), "flax", rules=[rule])
     assert any(target[-2:] == ("taken", "kernel") for step in plan.steps for target in step.targets) is takes
+
+
+def test_a_shape_that_differs_is_told_in_the_axes_of_the_target():
+    """A neutral kernel of the size of torch's weight, not turned, is not what torch has."""
+    like = FlatState({"fc.weight": np.zeros((12, 8))}, layout="torch")
+    records = StateMetadata(layers={("fc",): LayerInfo("linear", "module", ("kernel",))})
+    state = FlatState({"fc.kernel": np.zeros((12, 8))}, layout="neutral", metadata=records)
+    plan = plan_from_neutral(state, default_registry(), "torch", like=like)
+    (pair,) = plan.mismatched
+    assert (pair.found.shape, pair.expected.shape) == ((8, 12), (12, 8))

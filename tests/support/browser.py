@@ -218,6 +218,7 @@ class Browser:
 
     def resize(self, width, height):
         """Give the page a size in CSS pixels."""
+        self.size = (width, height)
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,

@@ -124,7 +124,7 @@ def _error(expression: Expression, sides: tuple[Side, Side]) -> float:
 
 
 def _missing_modules(source: Side, target: Side) -> dict[str, Array]:
-    """Return what modules of the source alone return, where the target has what they are called with."""
+    """Return what modules that only the source has return, where the target has their inputs."""
     outputs = {}
     for name, output in source.arrays.items():
         if name.startswith(f"{SIDES[0]} ") and name.endswith(" output"):

@@ -169,7 +169,7 @@ def _near_groups(
 ) -> list[tuple[list[N], list[N]]]:
     """Return the other nodes that hold the weights of nearly the same steps, each side's best partner.
 
-    A model may keep a table of positions in its first attention that another keeps above all layers.
+    A table of positions may be in the first attention of one model, and above all layers in the other.
     """
     nodes: list[dict[frozenset[int], list[N]]] = [{}, {}]
     for place, side, steps in zip(nodes, (source, target), (source_steps, target_steps), strict=True):

@@ -3,10 +3,10 @@
 import functools
 
 import pytest
-from ckptbridge_transformers.families import rules_for
 from zoo import harness, seq2seq, speech, text, vision
 
 from bridge_core.proof import prove
+from ckptbridge_transformers.families import rules_for
 
 CASES = {
     case.name: case
