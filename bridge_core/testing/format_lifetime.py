@@ -142,7 +142,7 @@ class LifetimeContract(FormatHarness):
         self.read(path).close()  # what a library opens once and for all
         before = open_files()
         opened, close_given = self.read_and_close(path)
-        count = len([opened.read(key) for key in opened])  # not kept: they may be views of a mapped file
+        count = len([opened.read(key) for key in opened])  # dropped: they may be views of a mapped file
         opened.close()
         close_given()  # a test of its own is for the file that the format was given
         left = open_files() - before

@@ -50,7 +50,7 @@ _TOGETHER: dict[str, Any] = {**_FIELDS, "empty": _EMPTY[:2], "ties": {_TIED[1]: 
 _LARGE: dict[Key, LayerInfo] = {
     ("stages", f"block_{n:05}", "attention"): LayerInfo("linear", "guess", ("bias",)) for n in range(2600)
 }
-"""Layers whose names have more bytes than two bytes can count."""
+"""Layers: their names have more bytes than two bytes can count."""
 
 
 class MetadataContract(FormatHarness):
@@ -74,7 +74,7 @@ class MetadataContract(FormatHarness):
             found = opened.metadata
         for field, value in _TOGETHER.items():
             assert getattr(found, field) == value, (
-                f"Beside other metadata, metadata.{field} was written as {value} and read as "
+                f"With other metadata, metadata.{field} was written as {value} and read as "
                 f"{getattr(found, field)}. {_ADVICE}"
             )
 

@@ -119,7 +119,7 @@ class FrameworkReading(FrameworkHarness):
             except Exception:  # refused
                 return
             assert state.metadata.left_out, (
-                f"at {shown_key(place.path)} is an object that is no array, and `state` passed it over: let "
+                f"at {shown_key(place.path)} is an object and not an array, and `state` passed it over: let "
                 "`accepts` be false, or raise UnsupportedFeature"
             )
 

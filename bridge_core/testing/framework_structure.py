@@ -274,7 +274,7 @@ class FrameworkStructure(FrameworkHarness):
 
 
 def _copied(state: FlatState) -> FlatState:
-    """Return a state with copies of its values, tied as they are."""
+    """Return a state with copies of its values, and the same ties."""
     copies = {id(tensor): ArrayTensor(np.array(state[key])) for key, tensor in state.tensors().items()}
     tensors = {key: copies[id(tensor)] for key, tensor in state.tensors().items()}
     return FlatState(tensors, layout=state.layout, metadata=state.metadata.with_(modules={}))

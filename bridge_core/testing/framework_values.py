@@ -185,7 +185,7 @@ class FrameworkValues(FrameworkHarness):
                         yield name, changed
 
     def _is_read(self, value: Any) -> bool:
-        """Return whether an object is accepted, and read as it is."""
+        """Return whether an object is accepted, and read unchanged."""
         try:
             return self.framework.accepts(value) and not self._misread(value, self._state(value))
         except Exception:  # the matter of the tests of reading

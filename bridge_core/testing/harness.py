@@ -112,7 +112,7 @@ def counted_reads() -> Iterator[Measured]:
 
 
 def _system_reads() -> int:
-    """Return how many bytes this process has read; 0 where the system does not tell."""
+    """Return how many bytes this process has read; 0 where the system does not count."""
     try:
         lines = Path("/proc/self/io").read_text().splitlines()
     except OSError:

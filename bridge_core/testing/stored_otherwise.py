@@ -42,7 +42,7 @@ def rearrangements(sample: Any) -> Iterator[tuple[str, Any]]:
 
 
 def sharing_memory(sample: Any) -> Iterator[tuple[str, Any]]:
-    """Yield copies of an object with different arrays that lie in the same memory, and are no ties."""
+    """Yield copies of an object with different arrays that lie in the same memory, and are not ties."""
     for name in ("parts of one buffer", "one array and its transpose"):
         value = copied(sample)
         places = numpy_leaves(value) if value is not None else None

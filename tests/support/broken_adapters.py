@@ -204,7 +204,7 @@ RARELY = [
     (RemembersTemplates, "test_what_is_built_holds_the_same_bits", "built before"),
     (ComposesNames, "test_what_is_built_holds_the_same_keys", "names that end in"),
     (RenamesTypesOfTheTemplate, "test_building_changes_neither_state_nor_template", "modules of like"),
-    (PassesOverObjects, "test_leaves_are_those_of_the_object", "no array", "`accepts`"),
+    (PassesOverObjects, "test_leaves_are_those_of_the_object", "not an array", "`accepts`"),
     (IgnoresStarts, "test_parts_are_read_as_they_stand_in_the_whole", "[1:None:1]"),
     (RaisesForEmptyParts, "test_parts_are_read_as_they_stand_in_the_whole", "[1:1:1]", "IndexError"),
     (TiesPartsOfABuffer, "test_ties_are_those_of_the_object", "parts of one buffer", "strides"),
