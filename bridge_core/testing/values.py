@@ -62,7 +62,7 @@ class ValuesContract(FormatHarness):
         self.check_survives(
             {
                 **{("t", name): bit_patterns(name) for name in names},
-                **{("again", name): bit_patterns(name)[::-1].copy().reshape(1, -1) for name in names},
+                **{("again", name): np.stack([bit_patterns(name)[::-1]] * 2) for name in names},
             },
             path,
             "Move bytes, not numbers: arithmetic, casts and text lose NaN payloads and negative zeros.",

@@ -237,7 +237,7 @@ class CollectsOneDtype(PlainFormat):
 
 
 class CachesOneDtype(PlainFormat):
-    """Whole tensors of bfloat16 are one array for all reads."""
+    """Complete tensors of bfloat16 are one array for all reads."""
 
     def tensor(self, file, offset, key, spec):
         usual, known = super().tensor(file, offset, key, spec), []
