@@ -261,9 +261,7 @@ class FolderFormatContract(
         """No tensor is lost, none has other values, and no metadata is lost."""
         state = self.varied_sample()
         if self.format.capabilities.metadata:
-            state = state.replace(
-                metadata=StateMetadata(empty=(("nothing",),), tree_form={"flax": "variables"})
-            )
+            state = state.replace(metadata=StateMetadata(tree_form={"flax": "variables"}))
         sample = snapshot(state)
         content = self.content(self.write(state, path))
         with self.read(path) as opened:

@@ -126,7 +126,7 @@ class ValuesContract(FormatHarness):
             )
             written["grid", name] = _laid_out(plain_values(name, (8, 16), seed=2), form)
             written["row", name] = _laid_out(plain_values(name, (32,), seed=3), form)
-        written["large", "grid"] = _laid_out(self.array(256, 304), form)
+        written["large", "grid"] = _laid_out(self.array(160, 400), form)
         self.check_survives(
             written,
             path,
