@@ -29,7 +29,7 @@ _ORDER = (
     ("beta", "k"),
 )
 _MANY = tuple(("layers", str(n * 17 % 41), "w") for n in range(41))
-_ALIKE = (("\N{FULLWIDTH LATIN SMALL LETTER A}", "a"), ("\N{LATIN SMALL LIGATURE FI}", "fi"))
+_ALIKE = (("a", "\N{FULLWIDTH LATIN SMALL LETTER A}"), ("fi", "\N{LATIN SMALL LIGATURE FI}"))
 """Letters that are equal in a compatible form."""
 _ADVICE = (
     "Store each part of a key exactly, or refuse the key with a BridgeError before anything is written. A "

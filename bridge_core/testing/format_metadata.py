@@ -111,7 +111,7 @@ class MetadataContract(FormatHarness):
         Of two groups; in the second one, the key that the others are tied to is the last.
         """
         self.need("metadata")
-        shared, other = as_tensor(self.array(2, 3)), as_tensor(self.array(2, 3, seed=1))
+        shared, other = as_tensor(self.array(2, 3)), as_tensor(self.array(3, 2, seed=1))
         names: tuple[Key, ...] = (("emb", "weight"), ("head", "weight"), ("lm", "weight"))
         late: tuple[Key, ...] = (("a", "gain"), ("z", "gain"))
         ties = {names[1]: names[0], names[2]: names[0], late[0]: late[1]}

@@ -89,7 +89,7 @@ FILES = [
     *of(
         "test_the_order_of_keys_is_kept_or_the_formats_own",
         (formats.ReversesKeys, "zeta.w", "order of the file"),
-        (formats.ShufflesKeys, "two orders"),
+        (formats.ShufflesKeys, "different orders"),
     ),
     *of("test_values_stay_with_their_keys", (formats.SortsNamesOnly, "names and values in one order")),
     *of("test_dots_in_parts_are_no_separators", (formats.SplitsAtDots, "a.b", "nested")),
