@@ -93,6 +93,7 @@ def bridge_formats() -> Iterable[Format | FolderFormat]:
     plugin, for folders with a file of bytes for each tensor::
 
         import json
+        from contextlib import ExitStack
         import numpy as np
         from bridge_core import Capabilities, FileTensor, FlatState, TensorSpec, hookimpl
         from bridge_core.errors import MalformedFile, UnsupportedFeature
@@ -119,23 +120,24 @@ def bridge_formats() -> Iterable[Format | FolderFormat]:
             def open_folder(self, folder, *, step=None, item=None):
                 text = folder.read("tensors.json", 10_000_000)
                 entries = parse_json(text, path=folder.name, what="tensors.json")
-                tensors, files = {}, []
-                try:
-                    for number, (key, dtype, shape) in enumerate(entries["tensors"]):
-                        if dtype not in self.capabilities.dtypes:
-                            raise UnsupportedFeature(f"{dtype!r} is not a dtype of this format.")
-                        spec = TensorSpec(shape, np.dtype(dtype))
-                        files.append(folder.open(f"{number}.bin"))
-                        if files[-1].size != spec.nbytes:
-                            raise MalformedFile(f"expected {spec.nbytes} bytes.", path=files[-1].name)
-                        tensors[tuple(key)] = FileTensor(files[-1], 0, spec)
-                except (KeyError, TypeError, ValueError) as err:
-                    raise MalformedFile("tensors.json is damaged.", path=folder.name) from err
-                return FlatState(
-                    tensors, layout="neutral", close=lambda: [file.close() for file in files]
-                )
+                tensors = {}
+                with ExitStack() as files:  # closes them where the folder is refused
+                    try:
+                        for number, (key, dtype, shape) in enumerate(entries["tensors"]):
+                            if dtype not in self.capabilities.dtypes:
+                                raise UnsupportedFeature(f"{dtype!r} is not a dtype of this format.")
+                            spec = TensorSpec(shape, np.dtype(dtype))
+                            file = files.enter_context(folder.open(f"{number}.bin"))
+                            if file.size != spec.nbytes:
+                                raise MalformedFile(f"expected {spec.nbytes} bytes.", path=file.name)
+                            tensors[tuple(key)] = FileTensor(file, 0, spec)
+                    except (KeyError, TypeError, ValueError) as err:
+                        raise MalformedFile("tensors.json is damaged.", path=folder.name) from err
+                    return FlatState(tensors, layout="neutral", close=files.pop_all().close)
 
             def write_folder(self, state, target, *, step=None, item=None):
+                if state.layout not in (None, self.layout):
+                    raise UnsupportedFeature(f"the format does not record a layout {state.layout!r}.")
                 for key, spec in state.specs().items():
                     if spec.dtype.name not in self.capabilities.dtypes:
                         raise UnsupportedFeature(f"the format has no {spec.dtype.name}.", key=key)

@@ -14,7 +14,7 @@ from bridge_core.errors import UsageError
 from bridge_core.formats import FolderContents, FolderFormat
 from bridge_core.io import SourceFolder
 from bridge_core.plugins import Registry, hookimpl
-from bridge_core.state import FlatState, Key, as_state
+from bridge_core.state import FlatState, Key, StateMetadata, as_state
 from bridge_core.testing.comparison import difference, snapshot
 from bridge_core.testing.format_damage import DamageContract
 from bridge_core.testing.format_declarations import check_declarations
@@ -48,12 +48,15 @@ class FolderFormatContract(
             core.
         has_steps: Whether checkpoints may have steps.
         has_items: Whether a step may have items.
+        may_lack: Names of files that folders of other programs do not have, so that a missing one cannot be
+            noticed; what they store besides tensors is then lost.
         same_bytes: Whether equal states give equal bytes.
         times_damage: How many damaged contents are tried, as a multiple of the usual number.
     """
 
     has_steps: ClassVar[bool] = True
     has_items: ClassVar[bool] = True
+    may_lack: ClassVar[tuple[str, ...]] = ()
     many = 270  # each may be a file, or a folder of files
 
     def write(self, state: Mapping[Key, Any], path: Path, **budget: Any) -> Path:
@@ -214,20 +217,20 @@ class FolderFormatContract(
         assert contents.items[0].has_tensors, "the only item of a folder has to have has_tensors=True"
 
     def test_steps_are_listed_and_the_latest_is_read(self, path: Path) -> None:
-        """By number: 100 is later than 20."""
+        """By number: 100 is later than 20; and 0 is a step."""
         self._need(self.has_steps)
-        saved = {step: self.saved(path, seed=step, step=step) for step in (20, 3, 100)}
+        saved = {step: self.saved(path, seed=step, step=step) for step in (20, 3, 100, 0)}
         contents = self.contents(path)
         found = (contents.steps, contents.step)
-        assert found == ((3, 20, 100), 100), (
-            f"The steps 3, 20 and 100 were written; contents gives {found[0]} with {found[1]} as the latest. "
-            "Compare steps as numbers: as text, 20 comes after 100."
+        assert found == ((0, 3, 20, 100), 100), (
+            f"The steps 0, 3, 20 and 100 were written; contents gives {found[0]} with {found[1]} as the "
+            "latest. Compare steps as numbers: as text, 20 comes after 100."
         )
         chosen = self.contents(path, 20).step
         assert chosen == 20, f"contents was asked for step 20, and gives {chosen}"
-        for step in (3, None):
+        for step in (3, 0, None):
             with self.format.open_folder(SourceFolder(path), step=step) as opened:
-                problem = difference(opened, snapshot(saved[step or 100]))
+                problem = difference(opened, snapshot(saved[100 if step is None else step]))
             assert not problem, f"open_folder with step={step} does not read that step: {problem}"
         try:
             self.contents(path, 4)
@@ -255,13 +258,24 @@ class FolderFormatContract(
     # Damage
 
     def test_a_file_that_is_missing_or_cut_off_is_found_or_harmless(self, path: Path) -> None:
-        """No tensor is lost, and none has other values."""
-        sample = snapshot(self.varied_sample())
-        content = self.content(self.write(self.varied_sample(), path))
+        """No tensor is lost, none has other values, and no metadata is lost."""
+        state = self.varied_sample()
+        if self.format.capabilities.metadata:
+            state = state.replace(metadata=StateMetadata(tree_form={"flax": "variables"}))
+        sample = snapshot(state)
+        content = self.content(self.write(state, path))
+        with self.read(path) as opened:
+            known = _described(opened)
         for damage, changed in _cuts(content):
             one = self.outcome(path, changed, damage)
             if one.values is None:
                 continue
+            with self.read(path) as opened:
+                described = _described(opened)
+            assert described == known or damage in [f"{name} is missing" for name in self.may_lack], (
+                f"{damage}, and the folder was read with the layout and metadata {described}, not {known}. "
+                "Note in one file which others there are; raise MalformedFile where one is missing."
+            )
             lost = sorted(set(sample) - set(one.values))
             assert not lost, (
                 f"{damage}, and the folder was read without {lost}. Note in one file what the others have to "
@@ -272,6 +286,21 @@ class FolderFormatContract(
                 f"{damage}, and {wrong} were read with other values. Compare the size of each file with what "
                 "is expected; raise MalformedFile or TruncatedFile."
             )
+
+    def test_other_files_in_the_folder_are_harmless_or_refused(self, path: Path) -> None:
+        """Such as a README, a file of the desktop, or a folder that was made by hand."""
+        sample = snapshot(self.varied_sample())
+        content = self.content(self.write(self.varied_sample(), path))
+        for name in ("README.md", ".DS_Store", "notes/README.md", "lost+found/x", "-1/x", "1.5/x"):
+            one = self.outcome(path, {**content, name: b"Notes on the weights.\n"}, name)
+            assert one.error is None or one.refused, (
+                f"The folder has a file {name} as well, and reading it raised "
+                f"{type(one.error).__name__}: {one.error}. Look only for the names that write_folder gives."
+            )
+            same = one.values is None or (
+                set(one.values) == set(sample) and all(same_bits(one.values[k], sample[k]) for k in sample)
+            )
+            assert same, f"The folder has a file {name} as well, and other tensors were read. Leave it alone."
 
     def _need(self, has: bool) -> None:
         if not has:
@@ -292,6 +321,10 @@ class _Plugin:
     @hookimpl
     def bridge_formats(self) -> list[Any]:
         return [self._format]
+
+
+def _described(state: FlatState) -> tuple[str | None, StateMetadata]:
+    return state.layout, state.metadata.with_(notes=(), provenance={})
 
 
 def _cuts(content: dict[str, bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:

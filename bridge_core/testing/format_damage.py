@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pytest
 
 from bridge_core.errors import BridgeError
 from bridge_core.state import Array, Key, full
+from bridge_core.testing.bounded_computing import MOST_SECONDS, Endless, bounded_computing
 from bridge_core.testing.comparison import snapshot
 from bridge_core.testing.harness import MB, FormatHarness, traced_memory
 from bridge_core.testing.hostile_content import FOREIGN, hostile_contents
@@ -27,24 +30,29 @@ _FLIPPED, _SHIFTED, _CLAIMED = 100, 40, 160
 
 @dataclass(frozen=True)
 class Outcome:
-    """What reading damaged content came to.
+    """What became of reading damaged content.
 
     Args:
         damage: What was changed, in words.
         values: All tensors, or None if an exception was raised.
-        error: The exception; None if there was none.
+        error: The exception; None if there was none; `Endless` if reading had to be stopped.
         nbytes: The most memory that was allocated at once, if it was measured.
     """
 
     damage: str
     values: dict[Key, Array] | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     nbytes: int = 0
 
     @property
     def refused(self) -> bool:
         """Whether the content was refused as it should be."""
         return isinstance(self.error, BridgeError)
+
+    @property
+    def endless(self) -> bool:
+        """Whether reading had to be stopped."""
+        return isinstance(self.error, Endless)
 
 
 class DamageContract(FormatHarness):
@@ -55,11 +63,13 @@ class DamageContract(FormatHarness):
 
     def test_damage_raises_only_bridge_errors(self, path: Path) -> None:
         """Flipped bits, bytes put in or taken out, cut files, other content, impossible sizes."""
+        claims = self._claims(path)
+        if any(one.endless for one in claims):
+            pytest.skip("test_claimed_sizes_are_not_believed is for this")
         self.write(self.varied_sample(), path)
         content = self.content(path)
-        outcomes = [self.outcome(path, changed, damage) for damage, changed in self._damages(content)]
-        outcomes += self._claims(path)
-        for one in outcomes:
+        damages = (self.outcome(path, changed, damage) for damage, changed in self._damages(content))
+        for one in itertools.chain(damages, claims):
             known = one.error is None or one.refused or isinstance(one.error, MemoryError)
             assert known, (
                 f"{one.damage}: reading raised {type(one.error).__name__}: {one.error}. Check what is read, "
@@ -67,8 +77,13 @@ class DamageContract(FormatHarness):
             )
 
     def test_claimed_sizes_are_not_believed(self, path: Path) -> None:
-        """A file of a few hundred bytes with the header of a tensor of a TiB takes no memory for it."""
+        """A file of a few hundred bytes that claims a tensor of a TiB takes no memory or time for it."""
         for one in self._claims(path):
+            assert not one.endless, (
+                f"{one.damage}: reading it computed for {MOST_SECONDS} seconds, and was stopped. Loop over "
+                "what is in the file, not over a number that the file claims; compare it with the size of "
+                "the file first."
+            )
             believed = one.nbytes > _MOST or isinstance(one.error, MemoryError)
             assert not believed, (
                 f"{one.damage}: reading it allocated {one.nbytes} bytes or ran out of memory. Compare every "
@@ -91,12 +106,12 @@ class DamageContract(FormatHarness):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                with self.read(path) as found:
+                with bounded_computing(), self.read(path) as found:
                     return Outcome(
                         damage,
                         {key: np.array(found.tensor(key).read(full(found.spec(key).shape))) for key in found},
                     )
-            except Exception as err:
+            except (Exception, Endless) as err:
                 err.__traceback__ = None  # it holds what the format allocated
                 return Outcome(damage, error=err)
 
@@ -104,10 +119,12 @@ class DamageContract(FormatHarness):
         """Return what became of contents with impossible sizes; each class tries them once."""
         known = self._known_claims
         if type(self) not in known:
-            known[type(self)] = [
-                self.outcome(path.parent / place, changed, damage, measured=True)
-                for place, damage, changed in self._claiming(path)
-            ]
+            outcomes: list[Outcome] = []
+            for place, damage, changed in self._claiming(path):
+                outcomes.append(self.outcome(path.parent / place, changed, damage, measured=True))
+                if outcomes[-1].endless:  # one is enough
+                    break
+            known[type(self)] = outcomes
         return known[type(self)]
 
     def _claiming(self, path: Path) -> Iterator[tuple[str, str, dict[str, bytes]]]:

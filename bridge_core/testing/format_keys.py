@@ -14,6 +14,7 @@ from bridge_core.errors import BridgeError
 from bridge_core.state import Array, FlatState, Key
 from bridge_core.testing.comparison import difference, snapshot
 from bridge_core.testing.harness import FormatHarness
+from bridge_core.testing.strategies import plain_values
 from bridge_core.testing.values import EXAMPLES
 
 __all__ = ["KeysContract"]
@@ -27,6 +28,9 @@ _ORDER = (
     ("m", "9"),
     ("beta", "k"),
 )
+_MANY = tuple(("layers", str(n * 17 % 41), "w") for n in range(41))
+_ALIKE = (("a", "\N{FULLWIDTH LATIN SMALL LETTER A}"), ("fi", "\N{LATIN SMALL LIGATURE FI}"))
+"""Letters that are equal in a compatible form."""
 _ADVICE = (
     "Store each part of a key exactly, or refuse the key with a BridgeError before anything is written. A "
     "format that declares nested stores every key."
@@ -39,8 +43,8 @@ class KeysContract(FormatHarness):
     many: ClassVar[int] = 1030
     """Tensors of the state that has many."""
 
-    def test_values_stay_with_their_keys(self, path: Path) -> None:
-        """Whatever the order of the keys; all tensors have one dtype and shape."""
+    def test_values_stay_with_their_keys(self, path: Path, tmp_path: Path) -> None:
+        """Whatever the order of the keys; all tensors have one dtype and shape, or two have."""
         for order in (_ORDER, _ORDER[::-1], sorted(_ORDER)):
             tensors: dict[Key, Array] = {key: self.array(6, seed=_ORDER.index(key)) for key in order}
             self.check_survives(
@@ -48,21 +52,33 @@ class KeysContract(FormatHarness):
                 _other(path),
                 "Tensors of one shape got each other's values: write names and values in one order.",
             )
+        pairs: dict[Key, Array] = {
+            (place, name): plain_values(name, (8,), seed=seed)
+            for seed, place in enumerate(("z", "a"))
+            for name in self.sound_dtypes(tmp_path)
+        }
+        self.check_survives(
+            pairs, _other(path), "Two tensors of one dtype and shape: write names and values in one order."
+        )
 
     def test_the_order_of_keys_is_kept_or_the_formats_own(self, path: Path) -> None:
-        """Never a third one: reversed, or another one in each reading."""
-        read = []
-        for order in (_ORDER, _ORDER[::-1]):
-            self.write(self.state_of({key: self.array(6) for key in order}), file := _other(path))
-            with self.read(file) as opened, self.read(file) as again:
-                read.append(list(opened))
-                assert list(again) == read[-1], "Two readings of one checkpoint gave two orders of its keys."
-        kept = all(found == list(order) for found, order in zip(read, (_ORDER, _ORDER[::-1]), strict=True))
-        assert kept or sorted(read[0]) != sorted(_ORDER) or read[0] == read[1], (
-            f"The keys were written in the order {[*map('.'.join, _ORDER)]} and read in the order "
-            f"{[*map('.'.join, read[0])]}. List them in the order of the file; a file has the order of "
-            "the state, or one order of its own for the same keys."
-        )
+        """Never a third one: reversed, or another one in each reading; of few keys, and of many."""
+        for keys in (_ORDER, _MANY):
+            read = []
+            for order in (keys, keys[::-1]):
+                self.write(self.state_of({key: self.array(6) for key in order}), file := _other(path))
+                with self.read(file) as opened, self.read(file) as again:
+                    read.append(list(opened))
+                    same = list(again) == read[-1]
+                with self.read(file) as once_more:
+                    same = same and list(once_more) == read[-1]
+                assert same, "Three readings of one checkpoint gave different orders of its keys."
+            kept = all(found == list(order) for found, order in zip(read, (keys, keys[::-1]), strict=True))
+            assert kept or sorted(read[0]) != sorted(keys) or read[0] == read[1], (
+                f"The keys were written in the order {[*map('.'.join, keys)]} and read in the order "
+                f"{[*map('.'.join, read[0])]}. List them in the order of the file; a file has the order of "
+                "the state, or one order of its own for the same keys."
+            )
 
     @given(data=st.data())
     @EXAMPLES
@@ -88,9 +104,9 @@ class KeysContract(FormatHarness):
         self._check_kept_or_refused([("a", "b", "w"), ("a/b", "w")], path, may_refuse=None)
 
     def test_keys_that_look_alike_stay_apart(self, path: Path) -> None:
-        """They differ in case, in the form of a letter, or in zeros before a number."""
+        """They differ in case, in the form of a letter, in its width, or in zeros before a number."""
         accented = unicodedata.normalize("NFD", "é"), unicodedata.normalize("NFC", "é")
-        for pair in (("W", "w"), accented, ("01", "1")):
+        for pair in (("W", "w"), accented, ("01", "1"), ("Ø", "ø"), *_ALIKE):
             self._check_kept_or_refused([("a", part) for part in pair], _other(path), may_refuse=None)
 
     def test_a_key_may_begin_with_another(self, path: Path) -> None:

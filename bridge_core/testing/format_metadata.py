@@ -16,6 +16,7 @@ from bridge_core.state import (
     Key,
     LayerInfo,
     StateMetadata,
+    Ties,
     as_tensor,
 )
 from bridge_core.testing.comparison import difference, snapshot
@@ -43,6 +44,13 @@ _FIELDS: dict[str, Any] = {
     "tree_form": {"flax": "variables"},
     "providers": {"bilinear": "some-distribution"},
 }
+_EMPTY: tuple[Key, ...] = (("nothing", "here"), ("z",), ("a.b", "ü", "c/d"))
+_TIED: tuple[Key, ...] = (("emb", "weight"), ("layers", "0", "bias"))
+_TOGETHER: dict[str, Any] = {**_FIELDS, "empty": _EMPTY[:2], "ties": {_TIED[1]: _TIED[0]}}
+_LARGE: dict[Key, LayerInfo] = {
+    ("stages", f"block_{n:05}", "attention"): LayerInfo("linear", "guess", ("bias",)) for n in range(2600)
+}
+"""Layers: their names have more bytes than two bytes can count."""
 
 
 class MetadataContract(FormatHarness):
@@ -53,9 +61,42 @@ class MetadataContract(FormatHarness):
         """Layers, collections, forms and the rest, each by itself."""
         self._check_field(path, field, _FIELDS[field])
 
+    def test_all_metadata_survives_together(self, path: Path) -> None:
+        """Every field at once, in a state with tied tensors."""
+        self.need("metadata")
+        shared = as_tensor(self.array(4))
+        state = FlatState(
+            dict.fromkeys(_TIED, shared),
+            layout="neutral",
+            metadata=StateMetadata(**copy.deepcopy(_TOGETHER)),
+        )
+        with self.reopened(state, path) as opened:
+            found = opened.metadata
+        for field, value in _TOGETHER.items():
+            assert getattr(found, field) == value, (
+                f"With other metadata, metadata.{field} was written as {value} and read as "
+                f"{getattr(found, field)}. {_ADVICE}"
+            )
+
+    def test_large_metadata_survives(self, path: Path) -> None:
+        """More than 64 kB of it."""
+        self.need("metadata")
+        state = FlatState(
+            {("emb", "weight"): self.array(2, 3)},
+            layout="neutral",
+            metadata=StateMetadata(layers=dict(_LARGE)),
+        )
+        with self.reopened(state, path) as opened:
+            found = len(opened.metadata.layers)
+            same = opened.metadata.layers == _LARGE
+        assert same, (
+            f"Metadata of {len(_LARGE)} layers was written, and that of {found} was read. Look at limits of "
+            f"attributes and headers. {_ADVICE}"
+        )
+
     def test_empty_nodes_survive(self, path: Path) -> None:
         """Nodes of the tree without tensors, with and without tensors elsewhere."""
-        self._check_field(path, "empty", (("nothing", "here"), ("z",)))
+        self._check_field(path, "empty", _EMPTY)
         self.need("metadata")
         bare = FlatState({}, layout="neutral", metadata=StateMetadata(empty=(("nothing",),)))
         with self.reopened(bare, path.with_name(f"bare{path.suffix}")) as opened:
@@ -65,22 +106,28 @@ class MetadataContract(FormatHarness):
         )
 
     def test_ties_survive(self, path: Path) -> None:
-        """Tensors under several keys: each key is read, and that they are tied is known."""
+        """Tensors under several keys: each key is read, and that they are tied is known.
+
+        Of two groups; in the second one, the key that the others are tied to is the last.
+        """
         self.need("metadata")
-        shared = as_tensor(self.array(2, 3))
+        shared, other = as_tensor(self.array(2, 3)), as_tensor(self.array(3, 2, seed=1))
         names: tuple[Key, ...] = (("emb", "weight"), ("head", "weight"), ("lm", "weight"))
-        ties = {names[1]: names[0], names[2]: names[0]}
+        late: tuple[Key, ...] = (("a", "gain"), ("z", "gain"))
+        ties = {names[1]: names[0], names[2]: names[0], late[0]: late[1]}
         state = FlatState(
-            {**dict.fromkeys(names, shared), ("head", "bias"): self.array(4)},
+            {**dict.fromkeys(names, shared), ("head", "bias"): self.array(4), **dict.fromkeys(late, other)},
             layout="neutral",
             metadata=StateMetadata(ties=dict(ties)),
         )
         expected = snapshot(state)
         with self.reopened(state, path) as opened:
             problem = difference(opened, expected)
-            found = dict(opened.metadata.ties)
+            found = Ties(opened.metadata.ties).groups()
+        wanted = {frozenset((root, *tied)) for root, tied in Ties(ties).groups().items()}
         assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
-        assert found == ties, f"The ties {ties} were written, and {found} was read. {_ADVICE}"
+        read = {frozenset((root, *tied)) for root, tied in found.items()}
+        assert read == wanted, f"The ties {ties} were written, and the groups {found} were read. {_ADVICE}"
 
     def test_equal_tensors_are_not_tied(self, path: Path) -> None:
         """Equal values do not make a tie: a later training step would change both."""
@@ -100,6 +147,20 @@ class MetadataContract(FormatHarness):
             f"A state of the layout {layout!r} was written, and {found!r} was read. Store the layout; "
             "format.layout is only for files that do not record theirs."
         )
+
+    def test_a_layout_that_it_does_not_record_is_refused(self, path: Path) -> None:
+        """Without the capability ``metadata``: files of another layout would be read as the usual one."""
+        if self.format.capabilities.metadata:
+            pytest.skip(f"{self.format.name} records the layout")
+        for layout in ("torch", "flax", "neutral"):
+            state = FlatState({("a", "w"): self.array(2)}, layout=layout)
+            if not self.refused_to_write(state, path):
+                with self.read(path) as opened:
+                    found = opened.layout
+                assert found in (None, layout), (
+                    f"A state of the layout {layout!r} was written, and is read as one of {found!r}. Raise "
+                    "UnsupportedFeature in write where state.layout is another than that of the format."
+                )
 
     def test_two_readings_share_no_metadata(self, path: Path) -> None:
         """Whoever changes one state's metadata must not change another state's."""

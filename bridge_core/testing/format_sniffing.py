@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,14 @@ from bridge_core.testing.strategies import plain_values
 __all__ = ["SniffingContract"]
 
 
+_FOREIGN = (
+    *(content for content in FOREIGN if not content.startswith(b"PK")),
+    b'{"architectures": ["Model"], "hidden_size": 768}\n',
+    b'["a", "b", "c"]\n',
+    b"Notes on the weights, not the weights.\n" * 40,
+)
+
+
 class SniffingContract(FormatHarness):
     """Formats are distinguished by what is in a file."""
 
@@ -32,7 +41,7 @@ class SniffingContract(FormatHarness):
         """Each file has the name that its own format gives it."""
         registry = self.registry or builtin_formats()
         mine = tmp_path / f"weights{self.format.extensions[0]}"
-        for state in (self.sample(), self.state_of({})):
+        for state in (self.sample(), self.state_of({}), self.state_of({("big", "w"): self.big(2)})):
             self.write(state, mine)
             assert sniffs(self.format, mine), (
                 f"sniff does not know a file of its own format, with {len(state)} tensors. Look for a marker "
@@ -51,6 +60,17 @@ class SniffingContract(FormatHarness):
                     f"sniff takes a file of the format {name} for its own. Look for a marker that only your "
                     "files have."
                 )
+
+        foreign = tmp_path / f"foreign{self.format.extensions[0]}"
+        for content in _FOREIGN:
+            foreign.write_bytes(content)
+            taken = False
+            with contextlib.suppress(Exception):  # a test of its own is for what it raises
+                taken = sniffs(self.format, foreign)
+            assert not taken, (
+                f"sniff takes a file that begins with {content[:24]!r} for its own. Look for a marker that "
+                "only your files have."
+            )
 
     def test_sniffing_ignores_the_name(self, tmp_path: Path) -> None:
         """A file is what it contains, whatever it is called."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +16,17 @@ from typing import Any
 import pytest
 
 from bridge_core.errors import BridgeError, MalformedFile
-from bridge_core.state import DTYPES, Array, FlatState, Key, LazyTensor, Region, TensorSpec
+from bridge_core.state import (
+    DTYPES,
+    Array,
+    FlatState,
+    Key,
+    LazyTensor,
+    Region,
+    StateMetadata,
+    TensorSpec,
+    as_tensor,
+)
 from bridge_core.testing.comparison import difference, snapshot
 from bridge_core.testing.harness import MB, FormatHarness, open_files
 from bridge_core.testing.strategies import plain_values
@@ -63,7 +77,7 @@ class WritingContract(FormatHarness):
         raise NotImplementedError
 
     def test_equal_states_give_equal_bytes(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At another time, with other numbers of threads, and less memory."""
+        """At another time and place, in another process, with other numbers of threads, and less memory."""
         if not self.same_bytes:
             pytest.skip(f"{self.format.name} does not promise equal bytes")
 
@@ -79,6 +93,9 @@ class WritingContract(FormatHarness):
         _shift_clock(monkeypatch)
         self.write(state(), again, workers=1)
         self._check_same(first, self.content(again), "at another time")
+        _shift_place(monkeypatch, path.parent)
+        self.write(state(), again, workers=1)
+        self._check_same(first, self.content(again), "in another process, working folder and computer")
 
     def test_a_write_depends_on_nothing_that_was_written_before(self, path: Path) -> None:
         """Neither on an earlier write of the format object, nor on what was at the destination."""
@@ -96,15 +113,24 @@ class WritingContract(FormatHarness):
     def test_nothing_is_written_beside_the_target(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Not next to it, nor to the working directory, nor left among temporary files."""
-        places = {name: tmp_path / name for name in ("target", "working", "temporary")}
+        """Not next to it, nor to the working directory, nor left among temporary files, nor at home.
+
+        Of a state with many tensors and ties; neither by reading it, nor by a write that fails.
+        """
+        state = self._many_and_tied()
+        self.write(state, tmp_path / f"warm{self.format.extensions[0]}")  # what a library sets up once
+        places = {name: tmp_path / name for name in ("target", "working", "temporary", "home")}
         for place in places.values():
             place.mkdir()
         monkeypatch.chdir(places["working"])
         monkeypatch.setattr(tempfile, "tempdir", str(places["temporary"]))
-        self.write(self.sample(), destination := places["target"] / f"weights{self.format.extensions[0]}")
-        with self.read(destination):
-            pass
+        for variable in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+            monkeypatch.setenv(variable, str(places["home"]))
+        self.write(state, destination := places["target"] / f"weights{self.format.extensions[0]}")
+        with self.read(destination) as opened:
+            opened.read(next(iter(opened)))
+        with contextlib.suppress(Exception):  # its kind is another test's business
+            self.write(self._failing(), places["target"].joinpath("failed").with_suffix(destination.suffix))
         strays = [
             f"{entry.name} in the {name} folder"
             for name, place in places.items()
@@ -112,9 +138,28 @@ class WritingContract(FormatHarness):
             if entry != destination
         ]
         assert not strays, (
-            f"Writing left {strays}. The bridge moves only the target to its destination: write to "
-            "target.path or target.file, and nowhere else."
+            f"Writing and reading left {strays}. The bridge moves only the target to its destination: write "
+            "to target.path or target.file, and nowhere else; remove temporary files also after an error."
         )
+
+    def _many_and_tied(self) -> FlatState:
+        """Return a state of 50 tensors, tied ones among them where the format stores ties."""
+        tensors: dict[Key, Any] = {("layers", str(n), "w"): self.array(6, seed=n) for n in range(50)}
+        if not self.format.capabilities.metadata:
+            return self.state_of(tensors)
+        first, last = ("layers", "0", "w"), ("z", "w")
+        metadata = StateMetadata(ties={last: first}, empty=(("nothing",),))
+        shared = as_tensor(tensors[first])
+        return self.state_of({**tensors, first: shared, last: shared}, metadata=metadata)
+
+    def _failing(self) -> FlatState:
+        """Return a state of which one tensor cannot be read."""
+
+        def fail(region: Region) -> Array:
+            raise MalformedFile("the source is damaged on purpose.")
+
+        spec = TensorSpec((40, 50), DTYPES[self.some_dtype()])
+        return self.state_of({("a", "w"): self.array(4), ("b", "w"): LazyTensor(spec, fail)})
 
     def test_a_moved_checkpoint_reads_the_same(self, path: Path, tmp_path: Path) -> None:
         """Files are copied and renamed; the first place is gone."""
@@ -152,14 +197,8 @@ class WritingContract(FormatHarness):
 
     def test_an_error_of_the_source_ends_the_write(self, path: Path) -> None:
         """A tensor that cannot be read is not written as something else."""
-
-        def fail(region: Region) -> Array:
-            raise MalformedFile("the source is damaged on purpose.")
-
-        spec = TensorSpec((40, 50), DTYPES[self.some_dtype()])
-        state = self.state_of({("a", "w"): self.array(4), ("b", "w"): LazyTensor(spec, fail)})
         try:
-            self.write(state, path)
+            self.write(self._failing(), path)
         except MalformedFile:
             return
         except Exception as err:
@@ -180,19 +219,13 @@ class WritingContract(FormatHarness):
 
     def test_no_file_stays_open_after_a_write(self, path: Path) -> None:
         """Neither after a write that failed."""
-
-        def fail(region: Region) -> Array:
-            raise MalformedFile("the source is damaged on purpose.")
-
         self.write(self.sample(), path)  # what a library opens once and for all
         before = open_files()
-        self.write(self.sample(), path)
+        self.write(self._many_and_tied(), path)
         left = open_files() - before
         assert not left, f"After a write, {sorted(left)} stayed open. Open files in a with block."
-        spec = TensorSpec((40, 50), DTYPES[self.some_dtype()])
-        state = self.state_of({("a", "w"): self.array(4), ("b", "w"): LazyTensor(spec, fail)})
         try:
-            self.write(state, path)
+            self.write(self._failing(), path)
         except Exception:  # its kind is another test's business
             left = open_files() - before
         assert not left, f"After a write that failed, {sorted(left)} stayed open. Open files in a with block."
@@ -235,6 +268,18 @@ def _shift_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     asctime, strftime = time.asctime, time.strftime
     monkeypatch.setattr(time, "asctime", lambda when=None: asctime(when or time.localtime()))
     monkeypatch.setattr(time, "strftime", lambda text, when=None: strftime(text, when or time.localtime()))
+
+
+def _shift_place(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the process, the computer, the user and the working folder be others."""
+    monkeypatch.setattr(os, "getpid", lambda: 1_234_567)
+    for module in (socket, platform):
+        for name in ("gethostname", "getfqdn", "node"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda *_: "another-computer")
+    for variable in ("USER", "LOGNAME", "USERNAME", "HOSTNAME"):
+        monkeypatch.setenv(variable, "another")
+    monkeypatch.chdir(folder)
 
 
 def _shifted(usual: Callable[[float], Any], seconds: Callable[[], float]) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from bridge_core.errors import BridgeError
-from bridge_core.state import DTYPES, Array, FlatState, TensorSpec, Ties, check_given
-from bridge_core.testing.framework_harness import FrameworkHarness, fresh_array, values_of
+from bridge_core.state import FlatState, TensorSpec, Ties, check_given
+from bridge_core.testing.framework_harness import FrameworkHarness, values_of
 from bridge_core.testing.live_objects import (
     Place,
     answers_yes,
+    arrays_in,
     copied,
     empty_paths,
     leaves_of,
@@ -22,6 +23,7 @@ from bridge_core.testing.live_objects import (
     numpy_leaves,
     shown_key,
 )
+from bridge_core.testing.stored_otherwise import rearrangements, sharing_memory
 from bridge_core.testing.strategies import same_bits
 
 __all__ = ["FrameworkReading"]
@@ -57,15 +59,22 @@ class FrameworkReading(FrameworkHarness):
                 )
 
     def test_parts_are_read_as_they_stand_in_the_whole(self) -> None:
-        """Slices with steps of either sign."""
+        """Slices with steps of either sign, with a start, and without elements."""
         for _, state in self._states():
             for key, spec in state.specs().items():
                 whole = state[key]
-                for step in (2, -1):
-                    index = tuple(slice(None, None, step) for _ in spec.shape)
-                    assert same_bits(np.asarray(state.read(key, index)), np.asarray(whole[index])), (
-                        f"{shown_key(key)}: a part with step {step} differs from that part of the tensor: "
-                        "read exactly the region that `Tensor.read` is given"
+                for start, stop, step in _PARTS:
+                    index = tuple(slice(start, stop, step) for _ in spec.shape)
+                    try:
+                        part = np.asarray(state.read(key, index))
+                    except Exception as err:
+                        pytest.fail(
+                            f"{shown_key(key)}: reading [{start}:{stop}:{step}] of each axis raised "
+                            f"{type(err).__name__}: {err}. Parts may be empty"
+                        )
+                    assert same_bits(part, np.asarray(whole[index])), (
+                        f"{shown_key(key)}: the part [{start}:{stop}:{step}] of each axis differs from that "
+                        "part of the tensor: read exactly the region that `Tensor.read` is given"
                     )
 
     def test_several_threads_read_the_same(self) -> None:
@@ -90,6 +99,29 @@ class FrameworkReading(FrameworkHarness):
                 f"{type(value).__name__}: {misread}: read each array unchanged, or name what is left out in "
                 "StateMetadata(left_out=...)"
             )
+            assert _dtypes_and_sizes(value, state), (
+                f"{type(value).__name__}: its arrays are {_listed_specs(arrays_in(value))}, and `state` "
+                "returned other dtypes: change none when reading"
+            )
+            self._check_strange_leaf(value)
+
+    def _check_strange_leaf(self, sample: Any) -> None:
+        """Check that something else in the place of an array is not passed over without a word."""
+        value = copied(sample) if numpy_leaves(sample) is not None else None
+        places = numpy_leaves(value) if value is not None else None
+        if not places or places[0].put is None:
+            return
+        place, put = places[0], places[0].put
+        put(object())
+        if answers_yes(self.framework.accepts, value):
+            try:
+                state = self._state(value)
+            except Exception:  # refused
+                return
+            assert state.metadata.left_out, (
+                f"at {shown_key(place.path)} is an object and not an array, and `state` passed it over: let "
+                "`accepts` be false, or raise UnsupportedFeature"
+            )
 
     def test_keys_are_in_the_order_of_the_object(self) -> None:
         """Or sorted, as in pytrees; and the same each time."""
@@ -105,7 +137,7 @@ class FrameworkReading(FrameworkHarness):
         for sample, state in self._states():
             if numpy_leaves(sample) is None or self._misread(sample, state):
                 continue
-            for name, changed in _rearrangements(sample):
+            for name, changed in rearrangements(sample):
                 if not self.framework.accepts(changed):
                     continue
                 try:
@@ -129,6 +161,15 @@ class FrameworkReading(FrameworkHarness):
                     f"{shown_key(one)} and {shown_key(other)} are one array in the object: add "
                     f"{{{other!r}: {one!r}}} to StateMetadata(ties=...)"
                 )
+            for what, changed in sharing_memory(value):
+                if not answers_yes(self.framework.accepts, changed):
+                    continue
+                state = self._state(changed)
+                for alias, root in state.metadata.ties.items():
+                    assert same_bits(np.asarray(state[alias]), np.asarray(state[root])), (
+                        f"{shown_key(alias)} and {shown_key(root)} are {what}, and are reported as tied: "
+                        "compare shapes and strides as well as the memory"
+                    )
 
     def test_modules_name_what_is_there(self) -> None:
         """Types are qualified names, and a module's own leaves are keys below its path."""
@@ -273,6 +314,24 @@ class FrameworkReading(FrameworkHarness):
                     )
 
 
+_PARTS = ((None, None, 2), (None, None, -1), (1, None, 1), (1, 1, 1), (-1, None, 1))
+"""Start, stop and step."""
+
+
+def _listed_specs(places: list[Place]) -> str:
+    return ", ".join(str(TensorSpec(place.leaf.shape, place.leaf.dtype)) for place in places[:6])
+
+
+def _dtypes_and_sizes(value: Any, state: FlatState) -> bool:
+    """Return whether a state has the dtypes of an object's arrays, where these have the same sizes."""
+    arrays = [place.leaf for place in arrays_in(value)]
+    specs = list(state.specs().values())
+    if sorted(array.size for array in arrays) != sorted(spec.size for spec in specs):
+        return True
+    held = sorted((array.size, array.dtype.name) for array in arrays)
+    return held == sorted((spec.size, spec.dtype.name) for spec in specs)
+
+
 def _agree(abstract: TensorSpec, live: TensorSpec) -> bool:
     """Return whether two specs may be of one leaf in models of two sizes."""
     same_axes = abstract.shape == live.shape or sorted(abstract.shape) != sorted(live.shape)
@@ -304,36 +363,3 @@ def _shared(value: Any, state: FlatState) -> Iterator[tuple[tuple[str, ...], tup
         owner = first.setdefault(id(place.leaf), key)
         if owner != key:
             yield owner, key
-
-
-def _rearrangements(sample: Any) -> Iterator[tuple[str, Any]]:
-    """Yield copies of an object with each of its arrays stored in another way."""
-    ways: dict[str, Callable[[Array], Array]] = {
-        "in Fortran order": lambda a: np.asfortranarray(a).reshape(a.shape, order="F"),
-        "with negative steps": lambda a: np.ascontiguousarray(a[::-1])[::-1] if a.ndim else a,
-        "with gaps": lambda a: np.repeat(a, 2, axis=0)[::2] if a.ndim else a,
-        "in the other byte order": lambda a: (
-            a.astype(a.dtype.newbyteorder(">")) if a.dtype.isbuiltin == 1 else a
-        ),
-        "that is read-only": _read_only,
-        "without axes": lambda a: fresh_array(TensorSpec((), a.dtype), 1),
-        "without elements": lambda a: np.zeros((0, *a.shape[1:]), a.dtype),
-    }
-    for name in ("bool", "int8", "uint16", "int64", "bfloat16", "float16", "float64", "float8_e4m3fn"):
-        ways[f"of dtype {name}"] = lambda a, name=name: fresh_array(TensorSpec(a.shape, DTYPES[name]), 2)  # type: ignore[misc]
-    for name, way in ways.items():
-        value = copied(sample)
-        places = numpy_leaves(value) if value is not None else None
-        if places is None or any(place.put is None for place in places):
-            return
-        new = {id(place.leaf): way(place.leaf) for place in places}
-        for place in places:
-            if place.put is not None:
-                place.put(new[id(place.leaf)])
-        yield name, value
-
-
-def _read_only(array: Array) -> Array:
-    other = array.copy()
-    other.flags.writeable = False
-    return other

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bridge_core.errors import BridgeError
-from bridge_core.state import FlatState, Key, Ties
+from bridge_core.state import ArrayTensor, FlatState, Key, Ties
 from bridge_core.testing.framework_harness import Difference, FrameworkHarness, field_of, named, values_of
 from bridge_core.testing.live_objects import (
+    containers_of,
     empty_paths,
     leaves_of,
     native_bits,
@@ -58,12 +59,14 @@ class FrameworkStructure(FrameworkHarness):
             own = {key: other for key, other in state.metadata.ties.items() if {key, other} <= {*state}}
             if not own:
                 continue
-            ties = self._built(self._given(state), value).metadata.ties
             expected = _groups(own)
-            assert _groups(ties) == expected, (
-                f"expected the ties {expected}, got {_groups(ties)}: build one array for tied keys, and put "
-                "it in each place"
-            )
+            for like in (value,) if self._needs_template() else (value, None):
+                for keys in (list(state), list(state)[::-1]):
+                    ties = self._built(self._given(state, keys=keys), like).metadata.ties
+                    assert _groups(ties) == expected, (
+                        f"expected the ties {expected}, got {_groups(ties)}, like={named(like)}: build one "
+                        "array for tied keys, whatever their order, and put it in each place"
+                    )
 
     def test_equal_values_are_no_ties(self) -> None:
         """Leaves are tied by sharing a tensor; many have equal values by chance, as biases of zeros."""
@@ -138,11 +141,19 @@ class FrameworkStructure(FrameworkHarness):
                 f"{shown_key(last)} is in like and not in the state, and was built all the same: raise "
                 "MismatchError, and fill nothing from like"
             )
-            extra = (*last[:-1], "no_such_leaf")
-            more = self._result(given.union({extra: np.ones((2, 3), np.float32)}), value)
-            assert more is None or extra in more, (
-                f"{shown_key(extra)} is in the state and not in like, and was dropped: raise MismatchError"
-            )
+            for extra in ((*last[:-1], "no_such_leaf"), ("no_such_collection", *last[1:])):
+                more = self._result(given.union({extra: np.ones((2, 3), np.float32)}), value)
+                assert more is None or extra in more, (
+                    f"{shown_key(extra)} is in the state and not in like, and was dropped: raise "
+                    "MismatchError"
+                )
+            for first in sorted({key[0] for key in state}):
+                part = [key for key in state if key[0] != first]
+                less = self._result(self._given(state, keys=part), value) if part else None
+                assert less is None or not any(key[0] == first for key in less), (
+                    f"all below {first!r} is in like and not in the state, and was built all the same: raise "
+                    "MismatchError, and fill nothing from like"
+                )
             longer = np.zeros((*state.spec(last).shape, 3), state.spec(last).dtype)
             other = self._result(given.replace(tensors={**given.tensors(), last: longer}), value)
             assert other is None or last not in other or other.spec(last).shape == longer.shape, (
@@ -160,7 +171,7 @@ class FrameworkStructure(FrameworkHarness):
     def test_a_template_of_no_framework_is_refused(self) -> None:
         """So that a mistake is not taken for no template."""
         for _, state in self._states():
-            for like in (3, "text", object()):
+            for like in (3, "text", object(), {"a": "b"}, {"no_such": np.ones(2)}):
                 try:
                     self.framework.build(self._given(state), like)
                 except Exception:
@@ -176,6 +187,7 @@ class FrameworkStructure(FrameworkHarness):
         for value, state, like in self._cases():
             own, leaves = self._own(value), numpy_leaves(value)
             before = [(place.path, native_bits(place.leaf)) for place in leaves or ()]
+            modules = {} if like is None else self._types(value)
             given = self._given(state)
             keys, copies = list(given), {key: np.array(array) for key, array in values_of(given).items()}
             self.framework.build(given, like)
@@ -188,6 +200,11 @@ class FrameworkStructure(FrameworkHarness):
             assert (after, list(unchanged)) == (before, list(own)), "`build` changed the object given as like"
             for key, array in own.items():
                 assert same_bits(unchanged[key], array), f"`build` changed {shown_key(key)} of like"
+            assert like is None or self._types(value) == modules, "`build` changed the modules of like"
+
+    def _types(self, value: Any) -> dict[Key, tuple[str, ...]]:
+        """Return the types of an object's modules."""
+        return {path: info.types for path, info in self._state(value).metadata.modules.items()}
 
     def test_what_is_built_has_memory_of_its_own(self) -> None:
         """It shares none with the state, with the template, or with what is built next."""
@@ -209,6 +226,23 @@ class FrameworkStructure(FrameworkHarness):
                             f"{shown_key(key)} shares its memory with {what}, like={named(like)}: copy it, "
                             "np.array(state[key])"
                         )
+            if still_own and not any(d.sort == "template" for d in self._differences(first, given, own)):
+                self._check_apart(value, state)
+
+    def _check_apart(self, value: Any, state: FlatState) -> None:
+        """Check that an object that is built from a template's own values shares nothing with it."""
+        built = self.framework.build(_copied(state), value)
+        shared = sorted(containers_of(value).items() & containers_of(built).items())
+        assert not shared, (
+            f"the container at {shown_key(shared[0][0])} is the same in like and in what was built: make a "
+            "new one, so that a change of one does not change the other"
+        )
+        own, found = self._state(value), self._read(built)
+        for key in (key for key in found if key in own and own.spec(key).size):
+            assert not np.shares_memory(np.asarray(found[key]), np.asarray(own[key])), (
+                f"{shown_key(key)} has the values of like, and shares its memory: copy it, "
+                "np.array(state[key])"
+            )
 
     # Abstract objects
 
@@ -237,6 +271,13 @@ class FrameworkStructure(FrameworkHarness):
         """Return how a result differs from a state; nothing where it is refused."""
         found = self._result(given, like)
         return [] if found is None else list(self._differences(found, given))
+
+
+def _copied(state: FlatState) -> FlatState:
+    """Return a state with copies of its values, and the same ties."""
+    copies = {id(tensor): ArrayTensor(np.array(state[key])) for key, tensor in state.tensors().items()}
+    tensors = {key: copies[id(tensor)] for key, tensor in state.tensors().items()}
+    return FlatState(tensors, layout=state.layout, metadata=state.metadata.with_(modules={}))
 
 
 def _groups(ties: Any) -> list[list[str]]:

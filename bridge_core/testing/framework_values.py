@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import pytest
 
 from bridge_core.state import DTYPES, PACKED, Array, ArrayTensor, LazyTensor, Region, Tensor, TensorSpec
 from bridge_core.testing.framework_harness import FrameworkHarness, fresh_name, named
-from bridge_core.testing.live_objects import shown_key
+from bridge_core.testing.live_objects import numpy_leaves, shown_key
+from bridge_core.testing.stored_otherwise import rearrangements
 from bridge_core.testing.strategies import same_bits
 
 __all__ = ["FrameworkValues"]
@@ -39,17 +40,32 @@ class FrameworkValues(FrameworkHarness):
                 self._built(given, like),
                 given,
             )
+        for _, state in self._states() if not self._needs_template() else ():
+            for ending in _ENDINGS:
+                given = self._given(state).rename({key: (*key[:-1], key[-1] + ending) for key in state})
+                try:
+                    found = self._built(given, None)
+                except Exception:  # an object of such names is not made
+                    continue
+                self._check("missing unexpected", f"names that end in {ending!r} are others", found, given)
 
     def test_what_is_built_holds_the_same_bits(self) -> None:
         """In every dtype: NaN payloads, signs of zeros, and nothing of the template's values."""
         for value, state, like in self._cases():
             own = None if like is None else self._own(value)
+            advice = "copy every value unchanged, from the state and not from `like`"
             for dtype in (None, *_dtypes(few=like is not None)):
                 given = self._given(state, dtype=dtype)
                 found = self._built_or_refused(given, like) if dtype else self._built(given, like)
                 if found is not None:
-                    advice = "copy every value unchanged, from the state and not from `like`"
                     self._check("bits template" if dtype is None else "bits", advice, found, given, own)
+            given = self._given(state, seed=1)
+            advice = "keep nothing of what was built before, and copy every value unchanged"
+            self._check("bits", advice, self._built(given, like), given)
+            given = self._given(state, shape=_LARGE)
+            found = self._built_or_refused(given, None) if like is None else None
+            if found is not None:
+                self._check("bits", "copy all values of large tensors, too", found, given)
 
     def test_every_dtype_is_built_or_refused(self) -> None:
         """None is changed silently, neither to a wider one nor to that of the template."""
@@ -61,15 +77,28 @@ class FrameworkValues(FrameworkHarness):
                 if found is not None:
                     advice = "build each leaf in the dtype of the state, or raise UnsupportedFeature"
                     self._check("dtype", advice, found, given, own)
+            for dtype in _dtypes(few=True) if like is None else ():
+                for shape in ((), _LARGE):
+                    given = self._given(state, dtype=dtype, shape=shape)
+                    found = self._built_or_refused(given, None)
+                    if found is not None:
+                        advice = f"build leaves of the shape {shape} in the dtype of the state, too"
+                        self._check("dtype", advice, found, given)
 
     def test_every_shape_is_built_or_refused(self) -> None:
-        """Without axes, without elements, and of one element."""
+        """Without axes, without elements, and of one element; with a template of such leaves, too."""
         for _, state in self._states() if not self._needs_template() else ():
             for shape in ((), (0,), (3, 0), (1,), (1, 1)):
                 given = self._given(state, shape=shape)
                 found = self._built_or_refused(given, None)
                 if found is not None:
                     self._check("shape", "build each leaf in the shape of the state", found, given)
+        for name, like in self._templates("without axes", "without elements"):
+            given = self._given(self._state(like))
+            found = self._built_or_refused(given, like)
+            if found is not None:
+                advice = f"build each leaf in the shape of the state; those of like are {name}"
+                self._check("shape", advice, found, given)
 
     def test_leaves_of_one_shape_are_not_exchanged(self) -> None:
         """Each leaf has the values of its own key."""
@@ -140,6 +169,27 @@ class FrameworkValues(FrameworkHarness):
                         f"{shown_key(key)} is built otherwise from a tensor {name}, like={named(like)}: copy "
                         "it by np.array(state[key]), and use neither its memory nor its strides"
                     )
+        for name, like in self._templates("in Fortran order", "with gaps", "in the other byte order"):
+            given = self._given(self._state(like))
+            made = self._built_or_refused(given, like)
+            if made is not None:
+                advice = f"the arrays of like are {name}, which must not matter"
+                self._check("bits exchanged shape dtype", advice, made, given)
+
+    def _templates(self, *names: str) -> Iterator[tuple[str, Any]]:
+        """Yield copies of the samples, where these are containers of numpy's arrays that are stored so."""
+        for sample, state in self._states():
+            if numpy_leaves(sample) is not None and not self._misread(sample, state):
+                for name, changed in rearrangements(sample):
+                    if name in names and self._is_read(changed):
+                        yield name, changed
+
+    def _is_read(self, value: Any) -> bool:
+        """Return whether an object is accepted, and read unchanged."""
+        try:
+            return self.framework.accepts(value) and not self._misread(value, self._state(value))
+        except Exception:  # the matter of the tests of reading
+            return False
 
     def test_each_value_is_read_once(self) -> None:
         """A state may be a file of many gigabytes."""
@@ -190,11 +240,22 @@ _WRAPPERS: dict[str, Callable[[Array], Tensor]] = {
     "in the other byte order": _stored(
         lambda a: a.astype(a.dtype.newbyteorder(">")) if a.dtype.isbuiltin == 1 else a
     ),
+    "in the other byte order, with gaps": _stored(
+        lambda a: (
+            np.repeat(a.astype(a.dtype.newbyteorder(">")), 2, axis=-1)[..., ::2]
+            if a.dtype.isbuiltin == 1 and a.ndim
+            else a
+        )
+    ),
     "that is read-only": _stored(_read_only),
     "that is read on request": _lazily,
 }
 
 
+_LARGE = (257, 300)
+"""More elements than two bytes can count."""
+_ENDINGS = ("_é", "_e\u0301", "_\ufb01", "_A", " b")
+"""Of names with the same letters in other forms, with capitals, and with spaces."""
 _FEW = ("bool", "int16", "uint64", "bfloat16", "float16", "float64", "complex64", "float8_e5m2")
 
 

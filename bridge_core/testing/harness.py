@@ -79,16 +79,19 @@ class Measured:
     Attributes:
         nbytes: Bytes that were read, or the most that were allocated at once.
         still: Bytes that were allocated and are still in use.
+        system: Bytes that this process read in any way, where the system counts them.
     """
 
     nbytes = 0
     still = 0
+    system = 0
 
 
 @contextmanager
 def counted_reads() -> Iterator[Measured]:
-    """Count the bytes that are read from every `SourceFile`."""
+    """Count the bytes that are read from every `SourceFile`, and by the process."""
     counted = Measured()
+    before = _system_reads()
     usual = {name: getattr(SourceFile, name) for name in ("read_into", "read_runs")}
 
     def read_into(self: SourceFile, offset: int, buffer: Any) -> None:
@@ -102,7 +105,19 @@ def counted_reads() -> Iterator[Measured]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SourceFile, "read_into", read_into)
         patch.setattr(SourceFile, "read_runs", read_runs)
-        yield counted
+        try:
+            yield counted
+        finally:
+            counted.system = _system_reads() - before
+
+
+def _system_reads() -> int:
+    """Return how many bytes this process has read; 0 where the system does not count."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("rchar:")), 0)
 
 
 @contextmanager

@@ -125,10 +125,10 @@ def draw_shapes(transform: LayerTransform, names: list[str], draw: Draw) -> dict
 
 
 def distinct_shapes(
-    transform: LayerTransform, names: list[str], *, longest: bool
+    transform: LayerTransform, names: list[str], *, longest: bool, smallest: int = 2
 ) -> dict[str, tuple[int, ...]]:
     """Return shapes in which no two axes have one size, with as few or as many axes as can be."""
-    sizes = itertools.count(2)
+    sizes = itertools.count(smallest)
 
     def draw(label: str, least: int, most: int) -> tuple[int, ...]:
         return tuple(itertools.islice(sizes, most if longest else least))

@@ -13,7 +13,7 @@ from bridge_core.plan import Plan
 from bridge_core.plugins import Relocating
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.state import Array, ArrayTensor, FlatState, Tensor, full
-from bridge_core.testing.layer_harness import EXAMPLES, PATH, DrawnLayer, LayerHarness
+from bridge_core.testing.layer_harness import EXAMPLES, PATH, DrawnLayer, LayerHarness, distinct_shapes
 from bridge_core.testing.layer_neighbours import LayerNeighbours
 from bridge_core.testing.live_objects import shown_key
 from bridge_core.testing.strategies import same_bits
@@ -144,15 +144,31 @@ class LayerContract(LayerNeighbours, LayerHarness):
         """Of any rank, with optional leaves or without; names are compared by value."""
         layer = self._layer(data)
         shapes = {"".join(list(name)): tuple(list(shape)) for name, shape in layer.shapes.items()}
-        assert layer.transform.fits(shapes), (
-            f"{layer.transform.name}: does not fit {shapes}: these follow from the axes of its leaves, so "
-            "compare names with =="
-        )
+        for offered in (shapes, dict(reversed(shapes.items())), shapes):
+            before = dict(offered)
+            assert layer.transform.fits(offered), (
+                f"{layer.transform.name}: does not fit {before}: these follow from the axes of its leaves, "
+                "so compare names with ==, take them in any order, and remember nothing"
+            )
+            assert offered == before, f"{layer.transform.name}: `fits` changed the shapes that it was offered"
+
+    def test_large_shapes_fit(self) -> None:
+        """Axes of hundreds of elements, as real models have them."""
+        for transform in self.transforms:
+            names = [leaf.name for leaf in transform.leaves]
+            for longest in (False, True):
+                shapes = distinct_shapes(transform, names, longest=longest, smallest=130)
+                assert transform.fits(shapes), (
+                    f"{transform.name}: does not fit {shapes}: these follow from the axes of its leaves"
+                )
 
     @EXAMPLES
     @given(st.data())
     def test_shapes_that_do_not_belong_together_do_not_fit(self, data: st.DataObject) -> None:
-        """An axis that two leaves share has one size, and a leaf has as many axes as its text."""
+        """An axis that two leaves share has one size, and a leaf has as many axes as its text.
+
+        Names of other leaves do not fit.
+        """
         layer = self._layer(data)
         wrong = [
             {**layer.shapes, name: (*shape, 3)}
@@ -168,6 +184,16 @@ class LayerContract(LayerNeighbours, LayerHarness):
             assert not layer.transform.fits(shapes), (
                 f"{layer.transform.name}: fits {shapes}, which its axes do not allow"
             )
+        if layer.transform.has_names(("no_such_leaf",)):
+            return  # a leaf that is needed is another test's matter
+        try:
+            fits = layer.transform.fits({"no_such_leaf": (3,)})
+        except Exception as err:
+            pytest.fail(
+                f"{layer.transform.name}: fits raised {type(err).__name__}: {err} for the leaf "
+                "'no_such_leaf': return False"
+            )
+        assert not fits, f"{layer.transform.name}: fits the leaf 'no_such_leaf', which is not its own"
 
     @EXAMPLES
     @given(st.data())

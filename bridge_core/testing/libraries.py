@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
+import os
 import random
 import shutil
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +29,7 @@ from bridge_core.testing.strategies import same_bits
 __all__ = ["LibraryContract"]
 
 _NO_CLASS = "NoModelClassHasThisName"
+_CODE = ("model.py", "modeling.py", "configuration.py", "conftest.py", "__init__.py")
 _DAMAGE = (
     b"",
     b"\x00",
@@ -245,6 +250,46 @@ class LibraryContract(ABC):
             changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
             assert not changed, f"asking changed {', '.join(changed)} in the folder: write nothing there"
 
+    def test_asking_leaves_the_process_as_it_was(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The working folder, the paths of imports, and the state that is asked about."""
+        (working := tmp_path / "working").mkdir()
+        monkeypatch.chdir(working)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        for checkpoint in self._checkpoints(tmp_path / "made"):
+            state = checkpoint.state
+            before = (sys.path.copy(), list(state), state.layout, copy.deepcopy(state.metadata))
+            self._known(checkpoint)
+            folder = Path.cwd()
+            os.chdir(working)
+            assert folder == working, f"asking changed the working folder to {folder}: leave it"
+            assert not list(working.iterdir()), "asking wrote into the working folder: write nothing"
+            after = (sys.path, list(state), state.layout, state.metadata)
+            assert after == before, (
+                "asking changed sys.path, or the keys, the layout or the metadata of the state: change copies"
+            )
+            try:
+                state.read(next(iter(state)))
+            except BridgeError as err:
+                pytest.fail(f"asking closed the state ({err}): whoever opened it closes it")
+
+    def test_no_code_of_the_folder_is_run(self, tmp_path: Path) -> None:
+        """Checkpoints come from anywhere: a Python file in the folder is never imported."""
+        for number, checkpoint in enumerate(self._checkpoints(tmp_path)):
+            mark = tmp_path / f"ran-{number}"
+            for name in _CODE:
+                (checkpoint.folder / name).write_text(
+                    f"import pathlib\npathlib.Path({str(mark)!r}).write_text(__file__)\n"
+                )
+            with contextlib.suppress(BridgeError):
+                self.library.guide(checkpoint)
+            for name in _CODE:
+                (checkpoint.folder / name).unlink()
+            assert not mark.exists(), (
+                f"{mark.read_text()} was run, a file of the checkpoint: never import or execute such files"
+            )
+
     def test_no_network_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only files of the folder are read."""
         called: list[object] = []
@@ -254,6 +299,7 @@ class LibraryContract(ABC):
             raise OSError("no network in this test")
 
         monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: refuse(None, host))
         for checkpoint in self._checkpoints(tmp_path):
             self._known(checkpoint)
         assert not called, f"a connection to {called[0]} was asked for: read the files of the folder only"

@@ -19,6 +19,7 @@ __all__ = [
     "Place",
     "answers_yes",
     "arrays_in",
+    "containers_of",
     "copied",
     "empty_paths",
     "leaves_of",
@@ -136,6 +137,16 @@ def empty_paths(value: Any, path: Key = ()) -> list[Key]:
     if not children:
         return [path] if path else []
     return [empty for name, child, _ in children for empty in empty_paths(child, (*path, name))]
+
+
+def containers_of(value: Any, path: Key = ()) -> dict[Key, int]:
+    """Return the identities of the containers in an object that can be changed, by path."""
+    found: dict[Key, int] = {}
+    for name, child, _ in _children(value) or ():
+        found |= containers_of(child, (*path, name))
+        if isinstance(child, dict | list):
+            found[(*path, name)] = id(child)
+    return found
 
 
 def structure_difference(one: Any, other: Any, path: Key = ()) -> str:

@@ -36,7 +36,10 @@ _PARTS = (
     "Tensor.read takes one slice for each axis, with start, stop and step; any of them may be empty, and a "
     "tensor without axes has none."
 )
-_FORMS = ("transposed", "fortran", "reversed", "strided", "inner", "broadcast", "stride0", "read-only")
+_FORMS = (
+    *("transposed", "fortran", "reversed", "last axis reversed", "strided", "inner", "broadcast"),
+    *("stride0", "read-only"),
+)
 
 
 class ValuesContract(FormatHarness):
@@ -54,10 +57,13 @@ class ValuesContract(FormatHarness):
                 pytest.fail(f"capabilities.dtypes declares {name}, but the format refuses it: {err} {advice}")
 
     def test_every_bit_pattern_of_every_declared_dtype_survives(self, path: Path, tmp_path: Path) -> None:
-        """NaN payloads and negative zeros included."""
+        """NaN payloads and negative zeros included; in a second tensor, too."""
         names = self.sound_dtypes(tmp_path)
         self.check_survives(
-            {("t", name): bit_patterns(name) for name in names},
+            {
+                **{("t", name): bit_patterns(name) for name in names},
+                **{("again", name): np.stack([bit_patterns(name)[::-1][:1024]] * 2) for name in names},
+            },
             path,
             "Move bytes, not numbers: arithmetic, casts and text lose NaN payloads and negative zeros.",
         )
@@ -91,9 +97,11 @@ class ValuesContract(FormatHarness):
                 written["t", name, "x".join(map(str, shape))] = plain_values(name, shape)
         self.check_survives(written, path, "Store every axis, those of size 1 too.")
 
-    def test_large_tensors_survive(self, path: Path) -> None:
-        """More elements and bytes than two bytes can count."""
-        tensors: dict[Key, Array] = {("t", "row"): self.array(70_001), ("t", "grid"): self.array(257, 300)}
+    def test_large_tensors_survive(self, path: Path, tmp_path: Path) -> None:
+        """More elements and bytes than two bytes can count, in every dtype."""
+        tensors: dict[Key, Array] = {("t", "row"): self.array(70_001)}
+        for name in self.sound_dtypes(tmp_path):
+            tensors["grid", name] = plain_values(name, (257, 300))
         self.check_survives(tensors, path, "Look at fixed sizes of counters, buffers and blocks.")
 
     def test_an_empty_state_survives(self, path: Path) -> None:
@@ -105,7 +113,10 @@ class ValuesContract(FormatHarness):
 
     @pytest.mark.parametrize("form", _FORMS)
     def test_every_memory_order_is_written_exactly(self, path: Path, tmp_path: Path, form: str) -> None:
-        """Transposed, negative strides, broadcast, sliced, read-only; from arrays and lazy tensors."""
+        """Transposed, negative strides, broadcast, sliced, read-only; from arrays and lazy tensors.
+
+        With one axis, two and three, and one array that is large.
+        """
         written: dict[Key, Any] = {}
         for name in self.sound_dtypes(tmp_path):
             laid = _laid_out(plain_values(name, (6, 4, 8), seed=1), form)
@@ -113,6 +124,9 @@ class ValuesContract(FormatHarness):
             written["lazy", name] = LazyTensor(
                 TensorSpec(laid.shape, laid.dtype), functools.partial(_part, laid)
             )
+            written["grid", name] = _laid_out(plain_values(name, (8, 16), seed=2), form)
+            written["row", name] = _laid_out(plain_values(name, (32,), seed=3), form)
+        written["large", "grid"] = _laid_out(self.array(160, 400), form)
         self.check_survives(
             written,
             path,
@@ -128,7 +142,10 @@ class ValuesContract(FormatHarness):
                 for shape in ((3, 4), ()):
                     plain = plain_values(name, shape)
                     if shape or self.holds(plain, tmp_path):
-                        written["t", name, str(len(shape))] = plain.astype(plain.dtype.newbyteorder(">"))
+                        swapped = plain.astype(plain.dtype.newbyteorder(">"))
+                        written["t", name, str(len(shape))] = swapped
+                        if shape and self.holds(plain.T, tmp_path):
+                            written["turned", name] = swapped.T
         self.check_survives(
             written, path, "Convert to the byte order of the file before taking the bytes of an array."
         )
@@ -137,7 +154,9 @@ class ValuesContract(FormatHarness):
         """Neither the arrays nor the mapping nor the metadata."""
         arrays: dict[Key, Array] = {
             ("m", "nan"): np.resize(bit_patterns(self.some_dtype()), 24).reshape(2, 3, 4),
-            ("m", "swapped"): self.array(5).astype(DTYPES[self.some_dtype()].newbyteorder(">")),
+            ("m", "swapped"): self.array(5, 3).astype(DTYPES[self.some_dtype()].newbyteorder(">")),
+            ("m", "fortran"): np.asfortranarray(self.array(4, 3)),
+            ("m", "reversed"): self.array(6).copy()[::-1],
             ("m", "plain"): self.array(3, 4).copy(),
         }
         copies = {key: array.copy() for key, array in arrays.items()}
@@ -203,6 +222,9 @@ class ValuesContract(FormatHarness):
                 array = plain_values(name, shape, seed=len(shape))
                 if (shape and 0 not in shape) or self.holds(array, folder):
                     written["r", name, "x".join(map(str, shape)) or "scalar"] = array
+        for name in sorted({*sound} - names - set(PACKED)):
+            written["r", name] = plain_values(name, (5, 6))
+        written["r", "large"] = self.array(300, 100)
         return written
 
     def test_reading_from_several_threads_gives_the_same(self, path: Path) -> None:
@@ -245,20 +267,23 @@ def _fresh(path: Path) -> Path:
 
 def _laid_out(base: Array, form: str) -> Array:
     """Return an array in some memory order; all of its values are those of ``base`` in some places."""
+    rank = base.ndim
     if form == "transposed":
-        return base.transpose(2, 0, 1)
+        return base.transpose(*range(rank)[-1:], *range(rank)[:-1])
     if form == "fortran":
         return np.asfortranarray(base)
     if form == "reversed":
-        return base[::-1, ::-1, ::-1]
+        return base[(slice(None, None, -1),) * rank]
+    if form == "last axis reversed":
+        return base[..., ::-1]
     if form == "strided":
-        return base[1::2, :, ::2]
+        return base[1::2, ..., ::2] if rank > 1 else base[::2]
     if form == "inner":
-        return base[:, 1:3, 2:6]
+        return base[:, 1:3, 2:6] if rank > 2 else base[..., 2:6]
     if form == "broadcast":
-        return np.broadcast_to(base[:, :, :1], base.shape)
+        return np.broadcast_to(base[..., :1], base.shape)
     if form == "stride0":
-        return np.broadcast_to(base[0, 0, 0], (4, 8))
+        return np.broadcast_to(base[(0,) * rank], (4, 8 * rank))
     read_only = base.copy()
     read_only.flags.writeable = False
     return read_only

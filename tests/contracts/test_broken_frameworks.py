@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.broken_adapters import (
+    RARELY,
+    AttributeFramework,
+    CastsAttributes,
+    Dense,
+    Net,
+    dense_transform,
+)
 from support.broken_plugins import check_caught, check_fault, check_healthy, every, fault, parameters
 from support.toy_framework import (
     Module,
@@ -17,7 +25,7 @@ from support.toy_framework import (
     walk,
 )
 
-from bridge_core import FlatState
+from bridge_core import FlatState, default_registry
 from bridge_core.state import LazyTensor, TensorSpec
 from bridge_core.testing import FrameworkContract
 
@@ -684,7 +692,29 @@ def entry(broken, test, *words):
     )
 
 
-TABLE = [entry(*row) for row in FAULTS]
+class AttributesContract(FrameworkContract):
+    framework = AttributeFramework()
+    registry = default_registry().extend(framework, dense_transform())
+
+    def samples(self):
+        random = np.random.default_rng(0)
+
+        def dense(dtype):
+            return Dense(random.normal(size=(4, 4)).astype(dtype), random.normal(size=4).astype(dtype))
+
+        return [Net(first=dense("float32"), block=Net(second=dense("float16")), last=dense("float32"))]
+
+
+def of_attributes(broken, test, *words):
+    adapter = broken()
+    registry = default_registry().extend(adapter, dense_transform())
+    return fault(AttributesContract, test, *words, name=broken.__name__, framework=adapter, registry=registry)
+
+
+TABLE = [
+    *(entry(*row) for row in (*FAULTS, *RARELY)),
+    of_attributes(CastsAttributes, "test_leaves_are_those_of_the_object", "other dtypes", "change none"),
+]
 
 
 @pytest.mark.parametrize("one", every(TABLE))
@@ -700,3 +730,8 @@ def test_a_broken_framework_fails_no_other_test(one, tmp_path):
 @pytest.mark.slow
 def test_the_toy_framework_is_healthy(tmp_path):
     check_healthy(ToyContract, tmp_path, TABLE)
+
+
+@pytest.mark.slow
+def test_a_framework_of_attributes_is_healthy(tmp_path):
+    check_healthy(AttributesContract, tmp_path, TABLE)

@@ -136,6 +136,52 @@ class AnotherWayBack(Leaf):
         return " ".join(reversed(self.axes.split())) if back else self.axes
 
 
+@dataclass(frozen=True)
+class FitsSmallOnly(LayerTransform):
+    def fits(self, shapes):
+        return super().fits(shapes) and all(size < 100 for shape in shapes.values() for size in shape)
+
+
+@dataclass(frozen=True)
+class FitsInOrderOnly(LayerTransform):
+    def fits(self, shapes):
+        return list(shapes) == [leaf.name for leaf in self.leaves if leaf.name in shapes] and super().fits(
+            shapes
+        )
+
+
+@dataclass(frozen=True)
+class ConsumesShapes(LayerTransform):
+    def fits(self, shapes):
+        found = super().fits(dict(shapes))
+        if isinstance(shapes, dict):
+            shapes.clear()
+        return found
+
+
+@dataclass(frozen=True)
+class RaisesForOthers(LayerTransform):
+    def fits(self, shapes):
+        return bool([self.by_name()[name] for name in shapes]) and super().fits(shapes)
+
+
+@dataclass(frozen=True)
+class FitsNothing(LayerTransform):
+    """Or rather, it fits where there is nothing."""
+
+    def fits(self, shapes):
+        return not shapes or super().fits(shapes)
+
+
+@dataclass(frozen=True)
+class ExchangedOnTheWayBack(Leaf):
+    """A leaf of which two axes are exchanged on the way back."""
+
+    def axes_of(self, index):
+        back = sys._getframe(1).f_code.co_name == "from_neutral_ops"
+        return "out in2 in1" if back else self.axes
+
+
 def as_class(cls, transform):
     return cls(**{name: getattr(transform, name) for name in transform.__dataclass_fields__})
 
@@ -174,7 +220,48 @@ def not_itself():
     )
 
 
+BOTH_WAYS = "test_every_leaf_goes_to_the_axes_of_its_kind_and_back"
+RARELY = [
+    entry(
+        "FitsSmallOnly", BilinearContract, as_class(FitsSmallOnly, BILINEAR), "test_large_shapes_fit", "130"
+    ),
+    entry("FitsInOrderOnly", BilinearContract, as_class(FitsInOrderOnly, BILINEAR), FIT, "in any order"),
+    entry("ConsumesShapes", BilinearContract, as_class(ConsumesShapes, BILINEAR), FIT, "changed the shapes"),
+    entry("RaisesForOthers", BilinearContract, as_class(RaisesForOthers, BILINEAR), MISFIT, "return False"),
+    entry(
+        "FitsNothing",
+        BilinearContract,
+        as_class(FitsNothing, BILINEAR),
+        "test_a_layer_that_lacks_a_leaf_does_not_fit",
+        "'weight'",
+    ),
+    entry(
+        "ExchangedOnTheWayBack",
+        BilinearContract,
+        replace(
+            BILINEAR, leaves=(ExchangedOnTheWayBack("weight", "kernel", "out in1 in2"), BILINEAR.leaves[1])
+        ),
+        BOTH_WAYS,
+        "must not change",
+    ),
+    entry(
+        "IdentifiedByBiases",
+        BilinearContract,
+        replace(BILINEAR, identifying_leaves=("bias",)),
+        IDENTIFY,
+        "torch.conv",
+    ),
+    entry(
+        "TakesConvolutions",
+        BilinearContract,
+        replace(BILINEAR, modules=("torch.nn.modules.conv.Conv1d",)),
+        TYPES,
+        "torch.conv",
+    ),
+]
+
 TABLE = [
+    *RARELY,
     entry(
         "RolesExchanged",
         MixerContract,

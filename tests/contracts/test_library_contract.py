@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -159,6 +160,40 @@ class AnotherType(Changed):
         return SimpleNamespace(**vars(found))
 
 
+class MovesToTheFolder(Changed):
+    def change(self, found, checkpoint):
+        os.chdir(checkpoint.folder)
+        return found
+
+
+class ImportsFromTheFolder(Changed):
+    def change(self, found, checkpoint):
+        sys.path.insert(0, str(checkpoint.folder))
+        return found
+
+
+class ChangesMetadata(Changed):
+    def change(self, found, checkpoint):
+        checkpoint.state.metadata.tree_form["zoo"] = "variables"
+        return found
+
+
+class RunsCode(Changed):
+    def change(self, found, checkpoint):
+        path = checkpoint.folder / "modeling.py"
+        if path.exists():
+            exec(compile(path.read_text(), str(path), "exec"), {"__file__": str(path)})
+        return found
+
+
+class LooksUpNames(Changed):
+    def change(self, found, checkpoint):
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo("localhost", 80)
+        return found
+
+
+PROCESS = "test_asking_leaves_the_process_as_it_was"
 FOREIGN, USED = "test_folders_of_others_are_not_known", "test_what_is_known_can_be_used"
 FILES, AGREE = "test_files_beside_the_weights_are_there_and_no_weights", "test_two_calls_agree"
 CONVERTED = "test_folders_are_converted_and_come_back_bit_for_bit"
@@ -176,6 +211,11 @@ FAULTS = [
     (LeavesACache, "test_asking_changes_nothing_in_the_folder", ".cache"),
     (TouchesFiles, "test_asking_changes_nothing_in_the_folder", "zoo.json"),
     (CallsHome, "test_no_network_is_used", "127.0.0.1"),
+    (LooksUpNames, "test_no_network_is_used", "localhost"),
+    (MovesToTheFolder, PROCESS, "working folder"),
+    (ImportsFromTheFolder, PROCESS, "sys.path"),
+    (ChangesMetadata, PROCESS, "change copies"),
+    (RunsCode, "test_no_code_of_the_folder_is_run", "modeling.py", "never import"),
     (KnowsByName, "test_a_copy_of_a_folder_elsewhere_is_known_as_well", "another place"),
 ]
 
