@@ -99,6 +99,9 @@ class LeavesTheSidecarOut(PlainFolders):
 
     def header(self, folder):
         there = "about.json" in folder.files
+        listed = super().header(folder)
+        if not there and isinstance(listed, dict) and listed.get("tensors"):
+            raise MalformedFile("about.json is missing.", path=folder.name)
         about = folder.read("about.json", 10_000_000).decode("utf-8", "replace") if there else None
         header = super().header(folder)
         return (
