@@ -300,7 +300,7 @@ class FolderFormatContract(
             same = one.values is None or (
                 set(one.values) == set(sample) and all(same_bits(one.values[k], sample[k]) for k in sample)
             )
-            assert same, f"The folder has a file {name} as well, and other tensors were read. Leave it alone."
+            assert same, f"The folder has a file {name} as well, and other tensors were read. Do not read it."
 
     def _need(self, has: bool) -> None:
         if not has:

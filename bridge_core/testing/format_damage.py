@@ -77,11 +77,11 @@ class DamageContract(FormatHarness):
             )
 
     def test_claimed_sizes_are_not_believed(self, path: Path) -> None:
-        """A file of a few hundred bytes that claims a tensor of a TiB takes no memory or time for it."""
+        """A file of a few hundred bytes whose header has a tensor of a TiB takes no memory or time for it."""
         for one in self._claims(path):
             assert not one.endless, (
                 f"{one.damage}: reading it computed for {MOST_SECONDS} seconds, and was stopped. Loop over "
-                "what is in the file, not over a number that the file claims; compare it with the size of "
+                "what is in the file, not over a number that the file gives; compare it with the size of "
                 "the file first."
             )
             believed = one.nbytes > _MOST or isinstance(one.error, MemoryError)

@@ -71,15 +71,15 @@ class MetadataContract(FormatHarness):
             metadata=StateMetadata(**copy.deepcopy(_TOGETHER)),
         )
         with self.reopened(state, path) as opened:
-            found = opened.metadata
+            stored = opened.metadata
         for field, value in _TOGETHER.items():
             single = StateMetadata(**{field: copy.deepcopy(value)})
             given = FlatState(dict.fromkeys(_TIED, shared), layout="neutral", metadata=single)
             with self.reopened(given, path.with_name(f"{field}{path.suffix}")) as opened:
                 sound = getattr(opened.metadata, field) == value  # else the matter of the other tests
-            assert not sound or getattr(found, field) == value, (
+            assert not sound or getattr(stored, field) == value, (
                 f"With other metadata, metadata.{field} was written as {value} and read as "
-                f"{getattr(found, field)}. {_ADVICE}"
+                f"{getattr(stored, field)}. {_ADVICE}"
             )
 
     def test_large_metadata_survives(self, path: Path) -> None:
@@ -127,11 +127,11 @@ class MetadataContract(FormatHarness):
         expected = snapshot(state)
         with self.reopened(state, path) as opened:
             problem = difference(opened, expected)
-            found = Ties(opened.metadata.ties).groups()
+            stored = Ties(opened.metadata.ties).groups()
         wanted = {frozenset((root, *tied)) for root, tied in Ties(ties).groups().items()}
         assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
-        read = {frozenset((root, *tied)) for root, tied in found.items()}
-        assert read == wanted, f"The ties {ties} were written, and the groups {found} were read. {_ADVICE}"
+        read = {frozenset((root, *tied)) for root, tied in stored.items()}
+        assert read == wanted, f"The ties {ties} were written, and the groups {stored} were read. {_ADVICE}"
 
     def test_equal_tensors_are_not_tied(self, path: Path) -> None:
         """Equal values do not make a tie: a later training step would change both."""

@@ -91,11 +91,11 @@ class FrameworkStructure(FrameworkHarness):
                 if like is None:
                     paths = [path for path in paths if path in state.metadata.empty]
                 lost = [path for path in paths if path not in empty_paths(built)]
-                found = field_of(self._state(built).metadata, "empty")
-                kept = not lost if paths else found == field_of(state.metadata, "empty")
+                rebuilt = field_of(self._state(built).metadata, "empty")
+                kept = not lost if paths else rebuilt == field_of(state.metadata, "empty")
                 assert kept, (
                     f"expected the empty nodes {paths or field_of(state.metadata, 'empty')}, got "
-                    f"{empty_paths(built) if paths else found}, like={named(like)}: build those of "
+                    f"{empty_paths(built) if paths else rebuilt}, like={named(like)}: build those of "
                     "state.metadata.empty, or of like"
                 )
 
@@ -117,11 +117,11 @@ class FrameworkStructure(FrameworkHarness):
             built = self.framework.build(self._given(state), value)
             if type(built) is type(value) and not structure_difference(value, built):
                 expected = {path: info.types for path, info in state.metadata.modules.items()}
-                found = {p: info.types for p, info in self._state(built).metadata.modules.items()}
+                rebuilt = {p: info.types for p, info in self._state(built).metadata.modules.items()}
                 for path, types in expected.items():
-                    assert found.get(path) == types, (
+                    assert rebuilt.get(path) == types, (
                         f"the module at {shown_key(path)}: expected the types {types} of like, got "
-                        f"{found.get(path)}"
+                        f"{rebuilt.get(path)}"
                     )
 
     # What is refused
@@ -258,11 +258,11 @@ class FrameworkStructure(FrameworkHarness):
             ]
             usual = {(d.sort, d.key) for like in templates for d in self._found(given, like)}
             try:
-                found = self._built(given, value)
-                values_of(found)
+                rebuilt = self._built(given, value)
+                values_of(rebuilt)
             except BridgeError as err:
                 pytest.fail(f"an abstract {type(value).__name__} cannot be filled: {err}")
-            for difference in self._differences(found, given):
+            for difference in self._differences(rebuilt, given):
                 if (difference.sort, difference.key) not in usual:  # else a matter of the other tests
                     pytest.fail(f"like is an abstract {type(value).__name__}: {difference.text}")
             assert self._state(value).specs() == specs, "`build` changed the abstract object"

@@ -73,17 +73,17 @@ class FrameworkValues(FrameworkHarness):
             own = None if like is None else self._own(value)
             for dtype in (None, *_dtypes(few=like is not None)):
                 given = self._given(state, dtype=dtype)
-                found = self._built_or_refused(given, like)
-                if found is not None:
+                rebuilt = self._built_or_refused(given, like)
+                if rebuilt is not None:
                     advice = "build each leaf in the dtype of the state, or raise UnsupportedFeature"
-                    self._check("dtype", advice, found, given, own)
+                    self._check("dtype", advice, rebuilt, given, own)
             for dtype in _dtypes(few=True) if like is None else ():
                 for shape in ((), _LARGE):
                     given = self._given(state, dtype=dtype, shape=shape)
-                    found = self._built_or_refused(given, None)
-                    if found is not None:
+                    rebuilt = self._built_or_refused(given, None)
+                    if rebuilt is not None:
                         advice = f"build leaves of the shape {shape} in the dtype of the state, too"
-                        self._check("dtype", advice, found, given)
+                        self._check("dtype", advice, rebuilt, given)
 
     def test_every_shape_is_built_or_refused(self) -> None:
         """Without axes, without elements, and of one element; with a template of such leaves, too."""
@@ -123,14 +123,14 @@ class FrameworkValues(FrameworkHarness):
             for what, order in (("in reverse order", keys[::-1]), ("as new texts", map(fresh_name, keys))):
                 given = self._given(state, keys=order)
                 try:
-                    found = self._built(given, like)
+                    rebuilt = self._built(given, like)
                 except Exception as err:
                     pytest.fail(
                         f"a state with its keys {what} is not built, like={named(like)}: "
                         f"{type(err).__name__}: {err}. Look keys up by name, and compare them with =="
                     )
                 for key in usual:
-                    same = key in found and same_bits(np.asarray(found[key]), np.asarray(usual[key]))
+                    same = key in rebuilt and same_bits(np.asarray(rebuilt[key]), np.asarray(usual[key]))
                     assert same, (
                         f"{shown_key(key)} is built otherwise from a state with its keys {what}, "
                         f"like={named(like)}: look keys up by name, and compare them with =="
@@ -157,14 +157,14 @@ class FrameworkValues(FrameworkHarness):
             usual = self._built(self._given(state), like)
             for name, wrap in _WRAPPERS.items():
                 try:
-                    found = self._built(self._given(state, wrap=wrap), like)
+                    rebuilt = self._built(self._given(state, wrap=wrap), like)
                 except Exception as err:
                     pytest.fail(
                         f"a tensor {name} is not built, like={named(like)}: {type(err).__name__}: {err}. Do "
                         "not write to what is read; copy it by np.array(state[key])"
                     )
                 for key in usual:
-                    same = key in found and same_bits(np.asarray(found[key]), np.asarray(usual[key]))
+                    same = key in rebuilt and same_bits(np.asarray(rebuilt[key]), np.asarray(usual[key]))
                     assert same, (
                         f"{shown_key(key)} is built otherwise from a tensor {name}, like={named(like)}: copy "
                         "it by np.array(state[key]), and use neither its memory nor its strides"

@@ -92,12 +92,12 @@ class LibraryContract(ABC):
                     yield Checkpoint(folder, state, wanted)
 
     def _known(self, checkpoint: Checkpoint) -> Guidance:
-        found = self.library.guide(checkpoint)
-        assert found is not None, (
+        returned = self.library.guide(checkpoint)
+        assert returned is not None, (
             f"the folder {checkpoint.folder.name!r} of folders() is not known where the target is "
             f"{checkpoint.to!r}: return a Guidance"
         )
-        return found
+        return returned
 
     def _unusable(self, checkpoint: Checkpoint, known: Guidance) -> str:
         """Return why what is known cannot be used; empty if it can."""
@@ -229,7 +229,7 @@ class LibraryContract(ABC):
 
     def _asked(self, checkpoint: Checkpoint) -> None:
         try:
-            found = self.library.guide(checkpoint)
+            returned = self.library.guide(checkpoint)
         except BridgeError:
             return
         except Exception as err:
@@ -237,7 +237,9 @@ class LibraryContract(ABC):
                 f"a damaged file of {checkpoint.folder.name} raised {type(err).__name__}: {err}. Raise "
                 "MalformedFile, or return None"
             )
-        assert found is None or isinstance(found, Guidance), f"expected a Guidance or None, got {found!r}"
+        assert returned is None or isinstance(returned, Guidance), (
+            f"expected a Guidance or None, got {returned!r}"
+        )
 
     # Keeping out
 

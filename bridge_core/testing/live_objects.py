@@ -141,12 +141,12 @@ def empty_paths(value: Any, path: Key = ()) -> list[Key]:
 
 def containers_of(value: Any, path: Key = ()) -> dict[Key, int]:
     """Return the identities of the containers in an object that can be changed, by path."""
-    found: dict[Key, int] = {}
+    identities: dict[Key, int] = {}
     for name, child, _ in _children(value) or ():
-        found |= containers_of(child, (*path, name))
+        identities |= containers_of(child, (*path, name))
         if isinstance(child, dict | list):
-            found[(*path, name)] = id(child)
-    return found
+            identities[(*path, name)] = id(child)
+    return identities
 
 
 def structure_difference(one: Any, other: Any, path: Key = ()) -> str:

@@ -126,13 +126,13 @@ class RecipeContract(ABC):
         """As the side that they are; recipes that share the side call it by the same name."""
         for way in self._ways(tmp_path):
             with open_state(way.file, registry=way.registry) as state:
-                found = recognised_recipes(state, way.registry)
-            own = [one.turned for one in found if one.recipe.name == self.recipe.name]
+                recognised = recognised_recipes(state, way.registry)
+            own = [one.turned for one in recognised if one.recipe.name == self.recipe.name]
             assert own == [way.turned], (
-                f"{way}: recognised as {[one.side.name for one in found] or 'nothing'}: `exists` has to "
+                f"{way}: recognised as {[one.side.name for one in recognised] or 'nothing'}: `exists` has to "
                 "match names of every such checkpoint"
             )
-            for one in found:
+            for one in recognised:
                 assert one.side.name == way.side.name, (
                     f"{way}: {one.recipe.name} takes it for {one.side.name}"
                 )

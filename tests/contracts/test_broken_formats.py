@@ -151,7 +151,7 @@ FILES = [
     *of(
         "test_opening_reads_no_values",
         (files.ReadsOnOpen, "declares lazy", "headers"),
-        (files.LoadsByName, "allocated", "declares lazy"),
+        (files.LoadsByName, "Opening read", "declares lazy"),
     ),
     *of("test_a_slice_reads_about_its_own_bytes", (files.ReadsAllForAPart, "declares sliceable")),
     *of("test_reading_one_tensor_leaves_the_others", (files.ReadsTheWholeFile, "only the bytes")),
