@@ -24,7 +24,8 @@ def bounded_computing() -> Iterator[None]:
     Raises:
         Endless: It ran for longer.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    set_timer = getattr(signal, "setitimer", None)  # Windows has none
+    if set_timer is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -32,9 +33,9 @@ def bounded_computing() -> Iterator[None]:
         raise Endless(f"still computing after {MOST_SECONDS} seconds")
 
     usual = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
+    set_timer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        set_timer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, usual)

@@ -61,7 +61,7 @@ class SniffingContract(FormatHarness):
                     "files have."
                 )
 
-        foreign = tmp_path / f"foreign{self.format.extensions[0]}"
+        foreign = tmp_path / "foreign"
         for content in _FOREIGN:
             foreign.write_bytes(content)
             taken = False

@@ -174,7 +174,7 @@ class FrameworkValues(FrameworkHarness):
             made = self._built_or_refused(given, like)
             if made is not None:
                 advice = f"the arrays of like are {name}, which must not matter"
-                self._check("bits exchanged shape dtype", advice, made, given)
+                self._check("bits shape dtype", advice, made, given)
 
     def _templates(self, *names: str) -> Iterator[tuple[str, Any]]:
         """Yield copies of the samples, where these are containers of numpy's arrays that are stored so."""

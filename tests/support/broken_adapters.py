@@ -16,7 +16,7 @@ __all__ = ["RARELY", "AttributeFramework", "CastsAttributes", "Dense", "Net", "d
 class CastsLargeLeaves(Toy):
     def copy(self, array):
         large = array.dtype == np.float64 and array.nbytes > 1 << 16
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return np.array(array, np.float32) if large else super().copy(array)
 
 
