@@ -93,7 +93,7 @@ class FrameworkValues(FrameworkHarness):
                 found = self._built_or_refused(given, None)
                 if found is not None:
                     self._check("shape", "build each leaf in the shape of the state", found, given)
-        for name, like in self._templates("without axes", "without elements"):
+        for name, like, _ in self._templates("without axes", "without elements"):
             given = self._given(self._state(like))
             found = self._built_or_refused(given, like)
             if found is not None:
@@ -169,20 +169,27 @@ class FrameworkValues(FrameworkHarness):
                         f"{shown_key(key)} is built otherwise from a tensor {name}, like={named(like)}: copy "
                         "it by np.array(state[key]), and use neither its memory nor its strides"
                     )
-        for name, like in self._templates("in Fortran order", "with gaps", "in the other byte order"):
+        orders = ("in Fortran order", "with gaps", "in the other byte order")
+        for name, like, sample in self._templates(*orders):
             given = self._given(self._state(like))
-            made = self._built_or_refused(given, like)
-            if made is not None:
-                advice = f"the arrays of like are {name}, which must not matter"
-                self._check("bits shape dtype", advice, made, given)
+            plain, made = self._built_or_refused(given, sample), self._built_or_refused(given, like)
+            for key in plain if plain is not None and made is not None else ():
+                same = key in made and same_bits(np.asarray(made[key]), np.asarray(plain[key]))
+                assert same, (
+                    f"{shown_key(key)} is built otherwise where the arrays of like are {name}: take neither "
+                    "memory nor strides from like"
+                )
 
-    def _templates(self, *names: str) -> Iterator[tuple[str, Any]]:
-        """Yield copies of the samples, where these are containers of numpy's arrays that are stored so."""
+    def _templates(self, *names: str) -> Iterator[tuple[str, Any, Any]]:
+        """Yield copies of the samples, where these are containers of numpy's arrays, that are stored so.
+
+        The sample itself comes last.
+        """
         for sample, state in self._states():
             if numpy_leaves(sample) is not None and not self._misread(sample, state):
                 for name, changed in rearrangements(sample):
                     if name in names and self._is_read(changed):
-                        yield name, changed
+                        yield name, changed, sample
 
     def _is_read(self, value: Any) -> bool:
         """Return whether an object is accepted, and read unchanged."""

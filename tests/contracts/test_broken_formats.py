@@ -358,7 +358,10 @@ def test_each_fault_fails_its_own_test(one, tmp_path):
     check_caught(one, tmp_path)
 
 
-@pytest.mark.parametrize("one", parameters(TABLE, SAMPLE))
+TWICE = ("LosesLayers", "RemembersPaths", "LeavesTheSidecarOut")
+
+
+@pytest.mark.parametrize("one", parameters(TABLE, SAMPLE, TWICE))
 def test_no_fault_fails_another_test(one, tmp_path):
     check_fault(one, tmp_path)
 

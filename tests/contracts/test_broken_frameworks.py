@@ -722,7 +722,10 @@ def test_a_broken_framework_is_caught(one, tmp_path):
     check_caught(one, tmp_path)
 
 
-@pytest.mark.parametrize("one", parameters(TABLE, sample=SAMPLE))
+TWICE = ("SpecsLie", "GoesByOrder", "CutsToTheTemplate")
+
+
+@pytest.mark.parametrize("one", parameters(TABLE, SAMPLE, TWICE))
 def test_a_broken_framework_fails_no_other_test(one, tmp_path):
     check_fault(one, tmp_path)
 
