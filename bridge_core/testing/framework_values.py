@@ -172,9 +172,11 @@ class FrameworkValues(FrameworkHarness):
         orders = ("in Fortran order", "with gaps", "in the other byte order")
         for name, like, sample in self._templates(*orders):
             given = self._given(self._state(like))
-            plain, made = self._built_or_refused(given, sample), self._built_or_refused(given, like)
-            for key in plain if plain is not None and made is not None else ():
-                same = key in made and same_bits(np.asarray(made[key]), np.asarray(plain[key]))
+            plain, reordered = self._built_or_refused(given, sample), self._built_or_refused(given, like)
+            if plain is None or reordered is None:
+                continue
+            for key in plain:
+                same = key in reordered and same_bits(np.asarray(reordered[key]), np.asarray(plain[key]))
                 assert same, (
                     f"{shown_key(key)} is built otherwise where the arrays of like are {name}: take neither "
                     "memory nor strides from like"
