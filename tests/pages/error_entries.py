@@ -197,7 +197,7 @@ ENTRIES = (
     Entry(
         "PluginConflict",
         "Two plugins provide the same name.",
-        "Rename yours, or disable one of them (`--disable-plugin NAME`).",
+        "Rename yours if ckptbridge has the name; of two other plugins disable one (`--disable-plugin NAME`).",
         """
         class Plugin:
             @bridge_core.hookimpl
