@@ -22,6 +22,15 @@ if TYPE_CHECKING:
         is_unfinished as is_unfinished,
         unfinished_downloads as unfinished_downloads,
     )
+    from bridge_core.io.file_system import (
+        FileSystem as FileSystem,
+        RangeAnswer as RangeAnswer,
+        RemoteEntry as RemoteEntry,
+        WritableFileSystem as WritableFileSystem,
+    )
+    from bridge_core.io.location import Location as Location, open_location as open_location
+    from bridge_core.io.remote_file import RemoteFile as RemoteFile
+    from bridge_core.io.remote_path import RemotePath as RemotePath
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
         read_toml_head as read_toml_head,
         read_toml_text as read_toml_text,
     )
+    from bridge_core.io.urls import scheme_of as scheme_of, shown_url as shown_url
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -57,6 +67,10 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
+            "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
+            "location": "Location open_location",
+            "remote_file": "RemoteFile",
+            "remote_path": "RemotePath",
             "source_file": "SourceFile is_plain_name nearest_file open_listed",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
@@ -64,6 +78,7 @@ else:
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
+            "urls": "scheme_of shown_url",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

@@ -21,11 +21,12 @@ _OWN_METHODS = {
     "frameworks": ("accepts", "build", "owns"),
     "formats": ("sniff", "open", "sniff_folder", "open_folder"),
     "libraries": ("guide",),
+    "filesystems": ("entries", "pinned"),
 }
 """Methods by which an object is known, of which the first that it has decides what it was meant to be."""
 _WHAT_TO_PASS = (
     "Pass a layer from custom_layer(...), a LayerKind, a LayerTransform, a format, a framework, a library, a "
-    "recipe, or a module or object with functions marked by @hookimpl."
+    "file system, a recipe, or a module or object with functions marked by @hookimpl."
 )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # a plugin that imports `hookimpl` needs none of these yet
     from collections.abc import Iterable
 
     from bridge_core.formats import FolderFormat, Format
+    from bridge_core.io import FileSystem
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
@@ -314,3 +315,8 @@ def bridge_recipes() -> Iterable[Recipe]:
         def bridge_recipes():
             return [load_recipe(path) for path in sorted(Path(__file__).parent.glob("recipes/*.toml"))]
     """
+
+
+@hookspec
+def bridge_filesystems() -> Iterable[FileSystem]:
+    """Return file systems, whose files are read by URL."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import PluginConflict, PluginError
+from bridge_core.io import scheme_of
 
 __all__ = ["TABLES", "TableSort", "check_values", "is_of_folders"]
 
@@ -35,6 +36,7 @@ TABLES = {
     "transforms": TableSort("bridge_layer_transforms", "transform", "bridge_core.layers:LayerTransform"),
     "libraries": TableSort("bridge_libraries", "library", "bridge_core.plugins:Library"),
     "recipes": TableSort("bridge_recipes", "recipe", "bridge_core.plugins:Recipe"),
+    "filesystems": TableSort("bridge_filesystems", "file system", "bridge_core.io:FileSystem"),
 }
 """Table of the registry -> what it holds."""
 
@@ -42,6 +44,7 @@ _METHODS = {
     "formats": ("sniff", "open", "write"),
     "frameworks": ("owns", "accepts", "state", "build"),
     "libraries": ("guide",),
+    "filesystems": ("pinned", "entry", "entries", "read"),
 }
 _FOLDER_METHODS = ("sniff_folder", "contents", "open_folder", "write_folder")
 _OWN_KINDS = ("parameter", "undecided")
@@ -94,6 +97,8 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
             _check_kind(value)
         elif table == "transforms":
             _check_transform(value)
+        elif table == "filesystems":
+            _need(value, "file system", "schemes", _schemes(value.schemes), 'a tuple such as ("s3",)')
     names = [value.name for value in values]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -205,6 +210,10 @@ def _text(value: Any) -> bool:
 def _texts(value: Any) -> bool:
     """Return whether a value is a collection of texts, and not one text."""
     return isinstance(value, Collection) and not isinstance(value, str) and all(map(_text, value))
+
+
+def _schemes(value: Any) -> bool:
+    return _texts(value) and bool(value) and all(scheme_of(f"{name}://") == name for name in value)
 
 
 def _shown(value: Any) -> str:

@@ -37,6 +37,7 @@ from bridge_core.state import Key, TensorSpec
 
 if TYPE_CHECKING:
     from bridge_core.formats import FolderFormat, Format
+    from bridge_core.io import FileSystem
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
@@ -93,6 +94,26 @@ class Registry(PluginTables):
     def recipes(self) -> Mapping[str, Recipe]:
         """Name -> recipe, the rules for a family of models."""
         return self._table("recipes").values
+
+    @functools.cached_property
+    def filesystems(self) -> Mapping[str, FileSystem]:
+        """Name -> file system that is reached by URL."""
+        return self._table("filesystems").values
+
+    def filesystem_of(self, scheme: str) -> FileSystem | None:
+        """Return the file system of a URL's scheme, or None.
+
+        Raises:
+            UsageError: Several plugins provide it.
+        """
+        able = [system for system in self.filesystems.values() if scheme in system.schemes]
+        if len(able) > 1:
+            names = ", ".join(system.name for system in able)
+            raise UsageError(
+                f"{len(able)} file systems read {scheme}:// URLs: {names}.",
+                hint="Disable the plugins of all but one (--disable-plugin NAME).",
+            )
+        return able[0] if able else None
 
     @functools.cached_property
     def transforms_of(self) -> Mapping[str, tuple[LayerTransform, ...]]:

@@ -212,6 +212,7 @@ def test_the_root_of_the_core_holds_nothing_loose():
         "__init__.py",
         "__main__.py",
         "builtin_plugin.py",
+        "error_base.py",
         "errors.py",
         "messages.py",
         "py.typed",

@@ -1,0 +1,67 @@
+"""From what a user writes to where it is: a path of this machine, or a URL of a file system."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from pathlib import Path
+
+from bridge_core.checkpoint.write_options import StrPath, as_path
+from bridge_core.errors import MissingDependency, UsageError
+from bridge_core.io import Location, RemotePath, scheme_of, shown_url
+from bridge_core.messages import nearest
+from bridge_core.plugins import Registry
+
+__all__ = ["locate"]
+
+_EXTRAS = {"hf": "hf", "s3": "remote", "gs": "remote", "http": "remote", "https": "remote"}
+"""Scheme -> extra of ckptbridge that installs its file system."""
+
+
+def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
+    """Return where a source is; a URL is pinned to one version of it.
+
+    Args:
+        path: A path, a ``file://`` URL, or a URL of an installed file system.
+        registry: Where file systems are found.
+
+    Raises:
+        MissingDependency: The file system of the scheme is not installed.
+        UsageError: It is not a path, or no file system has the scheme.
+        AccessDenied, RemoteFailure: The server does not answer.
+    """
+    if isinstance(path, RemotePath):
+        return path
+    text = os.fspath(path) if isinstance(path, str) else None
+    scheme = scheme_of(text) if text else None
+    if text is None or scheme is None or os.path.lexists(text):
+        return as_path(path)
+    if scheme == "file":
+        return _local_path(text)
+    system = registry.filesystem_of(scheme)
+    if system is not None:
+        return RemotePath(system, system.pinned(text))
+    if scheme in _EXTRAS:
+        raise MissingDependency(
+            f"reading {scheme}:// needs a plugin that is not installed.",
+            path=shown_url(text),
+            hint=f"Run: pip install 'ckptbridge[{_EXTRAS[scheme]}]'.",
+        )
+    known = {"file", *_EXTRAS, *(one for system in registry.filesystems.values() for one in system.schemes)}
+    raise UsageError(
+        f"no file system reads {scheme}:// URLs.",
+        path=shown_url(text),
+        hint=nearest(scheme, sorted(known), listing="Known"),
+    )
+
+
+def _local_path(url: str) -> Path:
+    """Return the path of a ``file://`` URL."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(
+            f"expected a file:// URL without a host, got the host {parts.netloc!r}.",
+            path=url,
+            hint="Write three slashes: file:///folder/file.",
+        )
+    return Path(urllib.parse.unquote(parts.path))

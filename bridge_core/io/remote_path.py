@@ -1,0 +1,208 @@
+"""A file or folder at a URL, with the methods of `pathlib.Path` that reading a checkpoint needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from bridge_core.errors import LimitExceeded, NeedsLocalPath, SourceNotFound
+from bridge_core.io.file_system import FileSystem, RemoteEntry
+from bridge_core.io.urls import child_url, parent_url, shown_url, url_name
+
+if TYPE_CHECKING:
+    from bridge_core.io.remote_file import RemoteFile
+
+__all__ = ["RemotePath"]
+
+_LARGEST_TEXT = 100 << 20
+"""Bytes of a file that `RemotePath.read_bytes` reads."""
+
+
+class RemotePath:
+    """A file or folder at a URL, used as a `pathlib.Path`.
+
+    What the server says of files and folders is asked once, and remembered by all paths that are made from
+    one: a checkpoint is seen as it was when it was opened.
+
+    Args:
+        system: The file system.
+        url: The URL, which may hold credentials; messages show it without.
+    """
+
+    def __init__(self, system: FileSystem, url: str, *, _seen: _Seen | None = None) -> None:
+        self.system = system
+        self.url = url
+        self._seen = _seen or _Seen(system)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return url_name(self.url)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the name, with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parent(self) -> RemotePath:
+        """The folder that it is in; at the root the root itself."""
+        return self._at(parent_url(self.url))
+
+    @property
+    def parents(self) -> tuple[RemotePath, ...]:
+        """The folders around it, the nearest first."""
+        folders: list[RemotePath] = []
+        while (outer := (folders[-1] if folders else self).parent) not in (*folders, self):
+            folders.append(outer)
+        return tuple(folders)
+
+    def joinpath(self, *names: str) -> RemotePath:
+        """Return an entry of this folder, or of a folder in it."""
+        url = self.url
+        for name in names:
+            url = child_url(url, name)
+        return self._at(url)
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return self.joinpath(name)
+
+    def with_name(self, name: str) -> RemotePath:
+        """Return the entry of the same folder that has another name."""
+        return self.parent / name
+
+    def absolute(self) -> RemotePath:
+        """Return itself."""
+        return self
+
+    def as_posix(self) -> str:
+        """Return the URL as messages show it."""
+        return str(self)
+
+    def exists(self) -> bool:
+        """Return whether there is a file or folder."""
+        return self.entry() is not None
+
+    def is_file(self) -> bool:
+        """Return whether there is a file."""
+        entry = self.entry()
+        return entry is not None and not entry.is_folder
+
+    def is_dir(self) -> bool:
+        """Return whether there is a folder."""
+        entry = self.entry()
+        return entry is not None and entry.is_folder
+
+    def is_symlink(self) -> bool:
+        """Return False: there are no links at URLs."""
+        return False
+
+    def entry(self) -> RemoteEntry | None:
+        """Return what the server says of it; None if there is nothing."""
+        return self._seen.entry(self.url)
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """Yield the entries of the folder.
+
+        Raises:
+            NeedsLocalPath: The server does not list folders.
+        """
+        names = self._seen.names(self.url)
+        if names is None:
+            raise NeedsLocalPath(
+                "the server does not list its folders, so that the weights in one cannot be found.",
+                path=str(self),
+                hint="Give the file of weights, or the index of a sharded set (*.index.json).",
+            )
+        for name in names:
+            yield self / name
+
+    def open_source(self) -> RemoteFile:
+        """Open the file.
+
+        Raises:
+            SourceNotFound: There is no such file.
+            SourceIsFolder: It is a folder.
+            AccessDenied, RemoteFailure: The server does not give it.
+        """
+        from bridge_core.io.remote_file import RemoteFile
+
+        return RemoteFile(self)
+
+    def read_bytes(self) -> bytes:
+        """Return the content of a small file, such as a config."""
+        with self.open_source() as file:
+            if file.size > _LARGEST_TEXT:
+                raise LimitExceeded(
+                    f"the file is {file.size} bytes; at most {_LARGEST_TEXT} are read at once.",
+                    path=str(self),
+                )
+            return file.read(0, file.size)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the content of a small file as text."""
+        return self.read_bytes().decode(encoding)
+
+    def _at(self, url: str) -> RemotePath:
+        return RemotePath(self.system, url, _seen=self._seen)
+
+    def __str__(self) -> str:
+        return shown_url(self.url)
+
+    def __repr__(self) -> str:
+        return f"RemotePath({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemotePath) and other.url == self.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __lt__(self, other: RemotePath) -> bool:
+        return self.url < other.url
+
+
+class _Seen:
+    """What a server said of files and folders, asked once each."""
+
+    def __init__(self, system: FileSystem) -> None:
+        self._system = system
+        self._lock = threading.Lock()
+        self._entries: dict[str, RemoteEntry | None] = {}
+        self._listed: dict[str, dict[str, RemoteEntry] | None] = {}
+
+    def entry(self, url: str) -> RemoteEntry | None:
+        key = url.rstrip("/")
+        with self._lock:
+            if key in self._entries:
+                return self._entries[key]
+            listing = self._listed.get(parent_url(url).rstrip("/"))
+        if listing is not None:
+            return listing.get(url_name(url))
+        entry = self._asked(url)
+        with self._lock:
+            return self._entries.setdefault(key, entry)
+
+    def _asked(self, url: str) -> RemoteEntry | None:
+        try:
+            return self._system.entry(url)
+        except SourceNotFound:
+            return None
+
+    def names(self, url: str) -> tuple[str, ...] | None:
+        """Return the names in a folder, sorted; None if the server lists none."""
+        key = url.rstrip("/")
+        if key not in self._listed:
+            entries = self._system.entries(url)
+            listing = None if entries is None else {entry.name: entry for entry in entries}
+            with self._lock:
+                self._listed.setdefault(key, listing)
+        listing = self._listed[key]
+        return None if listing is None else tuple(sorted(listing))
