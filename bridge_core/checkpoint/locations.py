@@ -11,8 +11,9 @@ from bridge_core.errors import MissingDependency, UsageError
 from bridge_core.io import Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
 from bridge_core.plugins import Registry
+from bridge_core.state import FlatState
 
-__all__ = ["locate"]
+__all__ = ["locate", "location_of"]
 
 _EXTRAS = {"hf": "hf", "s3": "remote", "gs": "remote", "http": "remote", "https": "remote"}
 """Scheme -> extra of ckptbridge that installs its file system."""
@@ -53,6 +54,14 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         path=shown_url(text),
         hint=nearest(scheme, sorted(known), listing="Known"),
     )
+
+
+def location_of(state: FlatState) -> Location | None:
+    """Return the file or folder that a state was opened from; None for one in memory."""
+    if state.location is not None:
+        return state.location
+    where = state.metadata.provenance.get("path")
+    return None if not where or scheme_of(where) else Path(where)
 
 
 def _local_path(url: str) -> Path:

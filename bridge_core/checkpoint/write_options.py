@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.errors import UsageError
-from bridge_core.io import SourceFile
+from bridge_core.io import Location, RemotePath, SourceFile
 from bridge_core.messages import shown
 from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
@@ -110,8 +110,10 @@ def as_path(path: StrPath) -> Path:
     return Path(path)
 
 
-def is_folder(path: Path) -> bool:
+def is_folder(path: Location) -> bool:
     """Return whether a path is a folder; the code that uses the path reports one that cannot be read."""
+    if isinstance(path, RemotePath):
+        return path.is_dir()
     try:
         return path.is_dir()
     except OSError:
