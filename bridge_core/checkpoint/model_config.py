@@ -9,7 +9,7 @@ from typing import Any
 from bridge_core.checkpoint.locations import location_of
 from bridge_core.errors import LimitExceeded, MalformedFile
 from bridge_core.formats import describe_foreign, is_index
-from bridge_core.io import Location, exists_beside, open_location, parse_json
+from bridge_core.io import Location, RemotePath, exists_beside, open_location, parse_json
 from bridge_core.state import FlatState
 
 __all__ = ["config_beside", "read_config"]
@@ -45,6 +45,10 @@ def read_config(path: Location) -> dict[str, Any]:
         LimitExceeded: The file is larger than 16 MiB.
         SystemFailure: The file cannot be read, or a server does not give it.
     """
+    return dict(path.once(_read) if isinstance(path, RemotePath) else _read(path))
+
+
+def _read(path: Location) -> dict[str, Any]:
     with open_location(path) as file:
         if file.size > _LARGEST_CONFIG:
             raise LimitExceeded(
