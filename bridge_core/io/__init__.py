@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         is_unfinished as is_unfinished,
         unfinished_downloads as unfinished_downloads,
     )
+    from bridge_core.io.fetching import fetch_memory as fetch_memory, stopped_by as stopped_by
     from bridge_core.io.file_system import (
         FileSystem as FileSystem,
         RangeAnswer as RangeAnswer,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         WritableFileSystem as WritableFileSystem,
     )
     from bridge_core.io.location import Location as Location, open_location as open_location
+    from bridge_core.io.range_parts import JOINED_GAP as JOINED_GAP
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
     from bridge_core.io.remote_path import RemotePath as RemotePath
     from bridge_core.io.source_file import (
@@ -67,8 +69,10 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
+            "fetching": "fetch_memory stopped_by",
             "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
             "location": "Location open_location",
+            "range_parts": "JOINED_GAP",
             "remote_file": "RemoteFile",
             "remote_path": "RemotePath",
             "source_file": "SourceFile is_plain_name nearest_file open_listed",
