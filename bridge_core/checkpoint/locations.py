@@ -41,7 +41,7 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         return _local_path(text)
     system = registry.filesystem_of(scheme)
     if system is not None:
-        return RemotePath(system, system.pinned(text))
+        return RemotePath.pinned(system, text)
     if scheme in _EXTRAS:
         raise MissingDependency(
             f"reading {scheme}:// needs a plugin that is not installed.",
