@@ -19,6 +19,7 @@ __all__ = ["RemotePath"]
 
 _Answer = TypeVar("_Answer")
 
+_ASKING = "asking the server for it"
 _LARGEST_TEXT = 100 << 20
 """Bytes of a file that `RemotePath.read_bytes` reads."""
 
@@ -47,7 +48,7 @@ class RemotePath:
             SourceNotFound: There is no such thing to pin.
             AccessDenied, RemoteFailure: The server does not answer.
         """
-        return cls(system, repeated(lambda: system.pinned(url), "looking at it", shown_url(url)))
+        return cls(system, repeated(lambda: system.pinned(url), _ASKING, shown_url(url)))
 
     @property
     def name(self) -> str:
@@ -223,7 +224,9 @@ class _Seen:
         if not is_known and isinstance(listing, dict):
             return listing.get(url_name(url))
         if not is_known:
-            answer = _answer(lambda: repeated(lambda: self._asked(url), "looking at it", shown_url(url)))
+            answer = _answer(
+                lambda: repeated(lambda: self._asked(url), "asking the server for it", shown_url(url))
+            )
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
         return _unless_refused(answer)
