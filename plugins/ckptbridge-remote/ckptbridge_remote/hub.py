@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,7 @@ class Hub:
                             return RangeAnswer(data, _version(answer) or entry.version)
                         if (version := _version(answer, is_redirect=True)) not in ("", entry.version):
                             return RangeAnswer(b"", version)
+                        self._check_target(target, place.url)
                         answer.body(1 << 16)  # so that the connection can be used again
                     route.set(target)
             with self._client.answer("GET", target, path=place.url, headers=headers) as answer:
@@ -179,6 +180,11 @@ class Hub:
                 self._routes.popitem(last=False)
             return route
 
+    def _check_target(self, target: str, path: str) -> None:
+        """Refuse an address that is not encrypted where the hub is, or is not one of HTTP."""
+        if urlsplit(target).scheme not in ("https", urlsplit(self._client.endpoint).scheme):
+            raise RemoteFailure("the hub redirects to an address that is not encrypted.", path=path)
+
     def _range_of_hub(
         self, place: HubPlace, answer: Answer, start: int, nbytes: int, entry: RemoteEntry
     ) -> bytearray:
@@ -191,10 +197,8 @@ class Hub:
         error = refusal(place, answer, self._client)
         code = answer.headers.get("X-Error-Code")
         if isinstance(error, SourceNotFound) and code in ("RevisionNotFound", "EntryNotFound"):
-            try:
+            with suppress(BridgeError, KeyError, TypeError):  # of a hint, nobody wants an error
                 error.hint = self._nearest(place, answer)
-            except (BridgeError, KeyError, TypeError):
-                pass  # the hint is worth no error of its own
         return error
 
     def _nearest(self, place: HubPlace, answer: Answer) -> str | None:
@@ -211,7 +215,7 @@ class Hub:
 
 @dataclass
 class _Route:
-    """How the content of a file is reached: from the hub itself, or at a signed address until that expires."""
+    """How the content of a file is reached: from the hub itself, or for some time at a signed address."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_direct: bool = False
@@ -235,10 +239,11 @@ class _Route:
 
     def has_same(self, target: str, etag: str) -> bool:
         """Return whether an ETag is that of the first answer of an address."""
-        if self._target != target or not etag:
-            return True
-        self._etag = self._etag or etag
-        return self._etag == etag
+        with self.lock:
+            if self._target != target or not etag:
+                return True
+            self._etag = self._etag or etag
+            return self._etag == etag
 
 
 def _end_of(url: str) -> float:

@@ -18,9 +18,6 @@ _LARGEST_JSON = 64 << 20
 """Bytes of an answer of the hub's API that are read; a page of a listing has at most some hundred kB."""
 _CHUNK = 1 << 20
 _NETWORK = ("requests", "urllib3", "httpx", "httpcore", "h11", "h2", "ssl", "socket")
-_TEMPORARY = frozenset(
-    {"ConnectionError", "Timeout", "ChunkedEncodingError", "TransportError", "HTTPError", "OSError"}
-)
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,25 @@ class HubClient:
         """Return whether a URL is the hub's own: scheme, host and port are those of its address."""
         return _origin(url) == _origin(self.endpoint)
 
+    def online(self, path: str) -> Any:
+        """Return huggingface_hub, if it may be used now.
+
+        Args:
+            path: What will be asked for, for errors.
+
+        Raises:
+            MissingDependency: huggingface_hub is not installed.
+            RemoteFailure: ``HF_HUB_OFFLINE`` is set.
+        """
+        hub = _huggingface_hub()
+        if hub.constants.HF_HUB_OFFLINE:
+            raise RemoteFailure(
+                "the environment variable HF_HUB_OFFLINE is set, so that the hub is not asked.",
+                path=path,
+                hint="Unset it, or give the path of a copy on this machine.",
+            )
+        return hub
+
     @contextmanager
     def answer(
         self,
@@ -127,13 +143,7 @@ class HubClient:
             MissingDependency: huggingface_hub is not installed.
             RemoteFailure: There is no connection, or it was broken, or ``HF_HUB_OFFLINE`` is set.
         """
-        hub = _huggingface_hub()
-        if hub.constants.HF_HUB_OFFLINE:
-            raise RemoteFailure(
-                "the environment variable HF_HUB_OFFLINE is set, so that the hub is not asked.",
-                path=path,
-                hint="Unset it, or give the path of a copy on this machine.",
-            )
+        hub = self.online(path)
         url = self.endpoint + url if url.startswith("/") else url
         for _ in range(_REDIRECTS):
             own = self._hub_headers() if self.is_hub(url) else {}
@@ -152,7 +162,7 @@ class HubClient:
                 if failure is None:
                     raise
                 raise failure from None
-            url = target
+            url = target  # inside the hub
         raise RemoteFailure(f"{urlsplit(url).hostname} redirects without an end.", path=path)
 
     def _hub_headers(self) -> dict[str, str]:
@@ -178,8 +188,7 @@ def of_network(error: BaseException, host: str, path: str) -> RemoteFailure | No
     return RemoteFailure(
         f"the connection to {host} failed ({type(error).__name__}).",
         path=path,
-        is_temporary=bool(_TEMPORARY & {kind.__name__ for kind in kinds})
-        and not isinstance(error, ValueError),
+        is_temporary=not isinstance(error, ValueError),  # which a wrong URL or header is
     )
 
 

@@ -39,12 +39,12 @@ def commit_folder(client: HubClient, place: HubPlace, folder: Path, names: Seque
             path=place.url,
             hint="Give a branch, such as hf://org/model@main, or no revision.",
         )
-    endpoint = client.endpoint  # refuses where huggingface_hub is not installed
+    client.online(place.url)
     from huggingface_hub import CommitOperationAdd, HfApi
 
     prefix = f"{place.path}/" if place.path else ""
     try:
-        commit = HfApi(endpoint=endpoint, token=client.token, library_name="ckptbridge").create_commit(
+        commit = HfApi(endpoint=client.endpoint, token=client.token, library_name="ckptbridge").create_commit(
             place.repo,
             [CommitOperationAdd(prefix + name, str(folder / name)) for name in names],
             commit_message=_MESSAGE,
@@ -72,16 +72,10 @@ def _failure(error: BaseException, client: HubClient, place: HubPlace) -> Bridge
             if client.is_hub(answer.url):
                 return refusal(place, answer, client, writing=True)
             return failed_transfer(answer, place.url)
-        if type(cause).__name__ == "OfflineModeIsEnabled":
-            return RemoteFailure(
-                "the environment variable HF_HUB_OFFLINE is set, so that nothing can be uploaded.",
-                path=place.url,
-                hint="Unset it.",
-            )
-        if type(cause).__module__.partition(".")[0] not in ("builtins", "concurrent") and (
-            failure := of_network(cause, "the hub", place.url)
-        ):
-            return failure
+        if type(cause).__module__ != "builtins" or isinstance(cause, ConnectionError | TimeoutError):
+            failure = of_network(cause, "the hub", place.url)
+            if failure is not None:
+                return failure
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, ValueError | RuntimeError):
         return RemoteFailure(

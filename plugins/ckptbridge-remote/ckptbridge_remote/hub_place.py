@@ -16,9 +16,7 @@ _NOT_READ = ("buckets", "kernels")
 _SEGMENT = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _SPECIAL_REVISION = re.compile(r"refs/(?:convert/\w+|pr/\d+)(?=/|$)", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_EXPECTED = "Write hf://org/model/path or hf://org/model@revision/path; of a data set hf://datasets/org/name."
-    "Write hf://org/model/path or hf://org/model@revision/path; hf://datasets/org/name for a data set."
-)
+_EXPECTED = "Write hf://org/model/path or hf://org/model@revision/path; hf://datasets/org/name of a data set."
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,9 @@ class HubPlace:
         if first in _KINDS:
             kind, text = _KINDS[first], rest
         before, at, after = text.partition("@")
+        if at and before.startswith("hf_"):
+            problem = "a token does not belong into a URL. Set HF_TOKEN, or run: hf auth login."
+            raise UsageError(problem, path="hf://", hint=_EXPECTED)
         revision: str | None = None
         if at and before.count("/") <= 1:
             repo = before

@@ -18,7 +18,7 @@ _LOG_IN = "set HF_TOKEN or run: hf auth login"
 
 
 def is_missing_repo(answer: Answer) -> bool:
-    """Return whether the repository does not exist, or is not visible to this user: the hub does not say which."""
+    """Return whether the repository does not exist or is not visible: the hub does not distinguish these."""
     code = answer.headers.get("X-Error-Code")
     return code == "RepoNotFound" or (answer.status in (401, 404) and not code and not _is_bad_token(answer))
 
