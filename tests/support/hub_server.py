@@ -180,6 +180,8 @@ class HubServer:
         template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # uploads as of old
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)

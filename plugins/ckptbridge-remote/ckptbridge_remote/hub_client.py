@@ -177,10 +177,12 @@ class HubClient:
         raise RemoteFailure(f"{urlsplit(url).hostname} redirects without an end.", path=path)
 
     def _hub_headers(self) -> dict[str, str]:
-        headers: dict[str, str] = _huggingface_hub().utils.build_hf_headers(
-            token=self.token, library_name="ckptbridge"
-        )
-        return headers
+        """Return what identifies the caller; huggingface_hub's own function may send a request for it."""
+        hub = _huggingface_hub()
+        token = self.token
+        if token is None and not hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+            token = hub.get_token()
+        return {"user-agent": "ckptbridge", **({"authorization": f"Bearer {token}"} if token else {})}
 
 
 def of_network(error: BaseException, host: str, path: str) -> RemoteFailure | None:

@@ -358,6 +358,9 @@ def test_the_token_is_read_for_each_request(hub, server, private, monkeypatch):
         hub.pinned("hf://org/private")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert hub.pinned("hf://org/private").startswith("hf://org/private@")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    with refused(SourceNotFound, "no token was sent"):
+        hub.pinned("hf://org/private")
     assert Hub(endpoint=server.endpoint, token=TOKEN).pinned("hf://org/private")
 
 
