@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ckptbridge_remote.store_errors import Advice
 
 __all__ = ["AmazonS3"]
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Variables that name an endpoint, the most important first; obstore reads them by itself."""
 _OWN_WAYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -40,21 +43,20 @@ class AmazonS3(ObjectStore):
 
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store with the region, the endpoint and the credentials of the environment."""
-        load_obstore()
-        from obstore.store import S3Store
-
-        options: dict[str, Any] = {"disable_bulk_delete": True}
-        profile = {} if self._finds_credentials() else _profile()
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint is None and (endpoint := profile.pop("endpoint", None)):
+        store = load_obstore().store.S3Store
+        profile = _Profile() if self._finds_credentials() else _profile()
+        endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), None) or profile.endpoint
+        options: dict[str, Any] = {"disable_bulk_delete": True}  # the call is missing from some stores
+        if profile.endpoint and endpoint == profile.endpoint:
             options["endpoint"] = endpoint
-        if "AWS_REGION" not in os.environ and (region := os.environ.get("AWS_DEFAULT_REGION")):
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.region
+        if region:
             options["region"] = region
         if _is_true("AWS_NO_SIGN_REQUEST"):
             options["skip_signature"] = True
         plain = (endpoint or "").lower().startswith("http://")
         client = (for_writing if writing else for_reading)(plain=plain)
-        return S3Store(bucket, **profile, config=options, **client)
+        return store(bucket, config=options, credential_provider=profile.credentials, **client)
 
     def _finds_credentials(self) -> bool:
         anonymous = _is_true("AWS_SKIP_SIGNATURE") or _is_true("AWS_NO_SIGN_REQUEST")
@@ -62,8 +64,17 @@ class AmazonS3(ObjectStore):
         return anonymous or by_itself
 
 
-def _profile() -> dict[str, Any]:
-    """Return what a profile of AWS's configuration gives: ``credential_provider``, and the endpoint.
+@dataclass(frozen=True)
+class _Profile:
+    """What a profile of AWS's configuration gives."""
+
+    credentials: Any = None
+    endpoint: str | None = None
+    region: str | None = None
+
+
+def _profile() -> _Profile:
+    """Return what the profile of the environment gives, or the default one, by way of boto3.
 
     Raises:
         MissingDependency: ``AWS_PROFILE`` is set, and boto3 is not installed.
@@ -74,25 +85,24 @@ def _profile() -> dict[str, Any]:
     )
     name = os.environ.get("AWS_PROFILE")
     if not name and not any(Path(file).expanduser().is_file() for file in files):
-        return {}
+        return _Profile()
     try:
         import boto3
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
         if not name:
-            return {}
+            return _Profile()
         raise MissingDependency(
             f"AWS_PROFILE={name} needs boto3, which is not installed.", hint="Run: pip install boto3."
         ) from None
     session = boto3.Session()
-    if session.get_credentials() is None:
-        return {}
-    endpoint = session.client("s3").meta.endpoint_url
-    is_own = not endpoint.endswith(".amazonaws.com")
-    return {
-        "credential_provider": Boto3CredentialProvider(session),
-        **({"endpoint": endpoint} if is_own else {}),
-    }
+    has_credentials = session.get_credentials() is not None
+    endpoint: str = session.client("s3", region_name=session.region_name or "us-east-1").meta.endpoint_url
+    return _Profile(
+        Boto3CredentialProvider(session) if has_credentials else None,
+        None if endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn")) else endpoint,
+        session.region_name,
+    )
 
 
 def _is_true(name: str) -> bool:

@@ -31,9 +31,7 @@ class GoogleStorage(ObjectStore):
 
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store with the credentials of the environment."""
-        load_obstore()
-        from obstore.store import GCSStore
-
+        store = load_obstore().store.GCSStore
         options: dict[str, Any] = {}
         if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
             address = emulator if "://" in emulator else f"http://{emulator}"
@@ -41,4 +39,4 @@ class GoogleStorage(ObjectStore):
             options = {"base_url": address.rstrip("/"), "bearer_token": "emulator"}
         endpoint = options.get("base_url") or os.environ.get("GOOGLE_BASE_URL") or ""
         client = (for_writing if writing else for_reading)(plain=endpoint.lower().startswith("http://"))
-        return GCSStore(bucket, config=options, **client)
+        return store(bucket, config=options, **client)

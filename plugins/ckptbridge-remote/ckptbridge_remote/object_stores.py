@@ -120,6 +120,7 @@ class ObjectStore:
             pass
 
     def _store(self, bucket: str, *, writing: bool = False) -> Any:
+        load_obstore()  # first, since a forked process may not wait for the lock of the stores
         key = (bucket, writing, self.settings())
         return self._stores.get(key, lambda: self.make_store(bucket, writing=writing))
 

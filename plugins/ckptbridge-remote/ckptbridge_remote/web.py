@@ -98,14 +98,12 @@ class Web:
 
 
 def _store_at(base: str, user: str) -> Any:
-    from obstore.store import HTTPStore
-
     headers = {}
     if user:  # obstore does not send it; other hosts, to which a server redirects, do not get the header
         name, _, password = map(urllib.parse.unquote, user.partition(":"))
         token = base64.b64encode(f"{name}:{password}".encode()).decode()
         headers["Authorization"] = f"Basic {token}"
-    return HTTPStore(base, **for_reading(plain=base.startswith("http://"), headers=headers))
+    return load_obstore().store.HTTPStore(base, **for_reading(plain=base.startswith("http://"), headers=headers))
 
 
 def _authority(url: str) -> str:

@@ -5,12 +5,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.errors import refused
+from support.s3_server import BUCKET, S3Server, emptied
 
 from bridge_core.errors import AccessDenied, MissingDependency, RemoteFailure, SourceNotFound, UsageError
 from bridge_core.io import RemotePath, WritableFileSystem
 from ckptbridge_remote import AmazonS3, GoogleStorage
-from support.errors import refused
-from support.s3_server import BUCKET, S3Server, emptied
 
 ODD = [
     "a b",
@@ -260,6 +260,12 @@ def test_a_profile(server, monkeypatch, tmp_path):
     signed = server.requests[-1].headers["authorization"]
     assert "AKIDLAB" in signed
     assert "/eu-west-3/s3/" in signed
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    AmazonS3().entry("s3://bucket/w")
+    assert "/eu-west-1/s3/" in server.requests[-1].headers["authorization"], "variables come first"
+    config.write_text(f"[profile lab]\nendpoint_url = https://other.invalid\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    assert AmazonS3().entry("s3://bucket/w").size == 1
     monkeypatch.setenv("AWS_PROFILE", "unknown")
     with refused(AccessDenied, "credentials", hint="AWS_PROFILE"):
         AmazonS3().entry("s3://bucket/w")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from support.errors import refused
+from support.s3_server import S3Server, emptied
 
 import ckptbridge_remote.uploads as uploads
 from bridge_core.errors import (
@@ -17,8 +19,6 @@ from bridge_core.errors import (
     UsageError,
 )
 from ckptbridge_remote import AmazonS3, GoogleStorage
-from support.errors import refused
-from support.s3_server import S3Server, emptied
 
 MB = 1 << 20
 PART = 5 * MB
