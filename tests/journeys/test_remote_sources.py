@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import tempfile
@@ -48,20 +50,41 @@ def sources(tmp_path_factory):
     return write_sources(tmp_path_factory.mktemp("sources"))
 
 
+@pytest.fixture(scope="module")
+def serving(sources):
+    """Return a function that serves the sources by a system, which is started once."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda system: stack.enter_context(SYSTEMS[system](sources)))
+
+
 @pytest.fixture(params=list(SYSTEMS))
-def served(request, sources):
+def served(request, serving):
     """Serve the sources by each system."""
-    with SYSTEMS[request.param](sources) as served:
-        yield served
+    return serving(request.param)
 
 
-@pytest.fixture(params=list(SOURCES))
-def name(request, served):
-    """Name each source; of a folder on a server without lists its index or file."""
-    if served.lists or "." in request.param:
-        return request.param
+_SERVERS, _FEW = ("hub", "web", "s3"), ("a.pt", "sharded", "folder")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            (system, name),
+            marks=pytest.mark.slow if system in _SERVERS and name not in _FEW else (),
+            id=f"{system}-{name}",
+        )
+        for system in SYSTEMS
+        for name in SOURCES
+    ]
+)
+def case(request, serving):
+    """Give each source by each system, and its name: of a folder that is not listed, its file or index."""
+    system, name = request.param
+    served = serving(system)
+    if served.lists or "." in name:
+        return served, name
     weights = {"folder": "model.safetensors", "sharded": "model.safetensors.index.json"}
-    return f"{request.param}/{weights.get(request.param, 'pytorch_model.bin.index.json')}"
+    return served, f"{name}/{weights.get(name, 'pytorch_model.bin.index.json')}"
 
 
 @pytest.fixture
@@ -87,7 +110,8 @@ def values(path, registry=None):
 # The same as from a path
 
 
-def test_a_source_at_a_url_becomes_what_one_at_a_path_becomes(sources, served, name, watched):
+def test_a_source_at_a_url_becomes_what_one_at_a_path_becomes(sources, case, watched):
+    served, name = case
     to = SOURCES[name.partition("/")[0]]
     local, remote = Path("local.npz"), Path("remote.npz")
     expected = convert(sources / name, local, to=to)
@@ -98,7 +122,8 @@ def test_a_source_at_a_url_becomes_what_one_at_a_path_becomes(sources, served, n
     assert verify(served.url(name), remote, registry=served.registry).equal
 
 
-def test_a_plan_of_a_url_is_that_of_a_path(sources, served, name, watched):
+def test_a_plan_of_a_url_is_that_of_a_path(sources, case, watched):
+    served, name = case
     to = SOURCES[name.partition("/")[0]]
     ours = plan_conversion(served.url(name), to=to, registry=served.registry)
     theirs = plan_conversion(sources / name, to=to)
@@ -109,7 +134,8 @@ def test_a_plan_of_a_url_is_that_of_a_path(sources, served, name, watched):
     assert not list(watched.iterdir())
 
 
-def test_what_inspect_shows_of_a_url_is_that_of_a_path(sources, served, name, watched, monkeypatch):
+def test_what_inspect_shows_of_a_url_is_that_of_a_path(sources, case, watched, monkeypatch):
+    served, name = case
     ran = Ran(served.registry, monkeypatch, "inspect", served.url(name), "--json")
     local = Ran(default_registry(), monkeypatch, "inspect", sources / name, "--json")
     assert (ran.code, local.code) == (0, 0)

@@ -99,9 +99,58 @@ class Ran:
         self.out, self.err = out.getvalue(), err.getvalue()
 
 
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def _with_stores() -> Registry:
+    """Return a registry with the file systems of ckptbridge-remote, whether or not it is installed."""
+    remote = pytest.importorskip("ckptbridge_remote")
+    registry = default_registry()
+    return registry if registry.filesystem_of("hf") is not None else registry.extend(remote)
+
+
+@contextlib.contextmanager
+def by_hub(folder: Path) -> Iterator[Served]:
+    """Serve a folder by a stand-in for the Hugging Face hub."""
+    pytest.importorskip("huggingface_hub")
+    from support.hub_server import HubServer
+
+    with pytest.MonkeyPatch.context() as patch, HubServer() as server:
+        server.used_by(patch)
+        server.add("org/model", _contents(folder))
+        yield Served("hf://org/model", _with_stores())
+
+
+@contextlib.contextmanager
+def by_web_server(folder: Path) -> Iterator[Served]:
+    """Serve a folder by a web server."""
+    pytest.importorskip("obstore")
+    from support.http_server import HttpServer
+
+    with HttpServer({f"m/{name}": content for name, content in _contents(folder).items()}) as server:
+        yield Served(f"{server.url}/m", _with_stores(), lists=False)
+
+
+@contextlib.contextmanager
+def by_object_store(folder: Path) -> Iterator[Served]:
+    """Serve a folder by a store that speaks the protocol of S3."""
+    from support.s3_server import BUCKET, emptied
+
+    with pytest.MonkeyPatch.context() as patch:
+        server = emptied(patch)
+        for name, content in _contents(folder).items():
+            server.client.put_object(Bucket=BUCKET, Key=f"run 1/{name}", Body=content)
+        yield Served(f"s3://{BUCKET}/run 1", _with_stores())
+
+
 SYSTEMS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Served]]] = {
     "file": by_file_url,
     "memory": in_memory,
     "unlisted": without_lists,
+    "hub": by_hub,
+    "web": by_web_server,
+    "s3": by_object_store,
 }
 """Name of a system -> serves a folder by it."""

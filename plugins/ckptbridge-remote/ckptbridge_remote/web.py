@@ -103,7 +103,9 @@ def _store_at(base: str, user: str) -> Any:
         name, _, password = map(urllib.parse.unquote, user.partition(":"))
         token = base64.b64encode(f"{name}:{password}".encode()).decode()
         headers["Authorization"] = f"Basic {token}"
-    return load_obstore().store.HTTPStore(base, **for_reading(plain=base.startswith("http://"), headers=headers))
+    return load_obstore().store.HTTPStore(
+        base, **for_reading(plain=base.startswith("http://"), headers=headers)
+    )
 
 
 def _authority(url: str) -> str:

@@ -263,7 +263,7 @@ def test_a_profile(server, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     AmazonS3().entry("s3://bucket/w")
     assert "/eu-west-1/s3/" in server.requests[-1].headers["authorization"], "variables come first"
-    config.write_text(f"[profile lab]\nendpoint_url = https://other.invalid\n")
+    config.write_text("[profile lab]\nendpoint_url = https://other.invalid\n")
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     assert AmazonS3().entry("s3://bucket/w").size == 1
     monkeypatch.setenv("AWS_PROFILE", "unknown")
