@@ -106,7 +106,7 @@ def _link_target(link: Path, follow_links: bool) -> Path:
 
 
 def exists_beside(place: Location) -> bool:
-    """Return whether a file that the user did not name exists, such as a config next to the weights.
+    """Return whether a file next to another exists, such as a config next to the weights.
 
     A server that refuses to answer for it, as one does for a signed URL of another file, counts as no.
 

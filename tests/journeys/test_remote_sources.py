@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.commands import assert_refused
 from support.errors import refused
+from support.folder_format import StepFolders
 from support.memory_filesystem import MemoryFileSystem, temporary
 from support.remote_systems import SYSTEMS, WEIGHTS, Ran, write_sources
 
@@ -504,3 +505,34 @@ def test_the_working_folder_may_hold_a_name_that_looks_like_a_url(tmp_path, monk
     if os.path.lexists("mem://a.npz"):
         with open_state("mem://a.npz") as state:
             assert len(state) == len(WEIGHTS)
+
+
+@pytest.mark.parametrize("system", ["memory", "hub", "s3"])
+def test_steps_and_items_of_a_folder_checkpoint_at_a_url_are_read(system, tmp_path, monkeypatch):
+    local = default_registry().extend(StepFolders())
+    for step, item in ((1, "params"), (2, "params"), (2, "ema")):
+        values = {"fc.weight": np.full((2, 3), step, "f4"), "fc.bias": np.full(2, len(item), "f4")}
+        place = tmp_path / "run" / str(step)
+        place.mkdir(parents=True, exist_ok=True)
+        save_state(values, place / item, layout="neutral", format="stepfolder", registry=local)
+    with SYSTEMS[system](tmp_path) as served:
+        registry = served.registry.extend(StepFolders())
+        for options, value in (({}, 2), ({"step": 1}, 1)):
+            with open_state(served.url("run"), registry=registry, **options) as state:
+                assert (state["fc.weight"] == value).all()
+        with open_state(served.url("run"), entry="ema", registry=registry) as state:
+            assert state["fc.bias"][0] == len("ema")
+        convert(
+            served.url("run"),
+            tmp_path / "o.npz",
+            to="flax",
+            only="fc",
+            step=1,
+            layout="torch",
+            registry=registry,
+        )
+        with refused(UsageError, "unknown step 3"):
+            open_state(served.url("run"), step=3, registry=registry)
+        ran = Ran(registry, monkeypatch, "inspect", served.url("run"))
+        assert ran.code == 0, ran.err
+        assert "ema" in ran.out
