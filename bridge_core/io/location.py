@@ -27,12 +27,12 @@ Location = Path | RemotePath
 
 
 def is_location(value: object) -> TypeGuard[str | os.PathLike[str] | RemotePath]:
-    """Return whether a value is the path or URL of a file or folder, and not an object in memory."""
+    """Return whether a value is a path or URL, and not an object in memory."""
     return isinstance(value, str | os.PathLike | RemotePath)
 
 
 def shown_path(value: object) -> str | None:
-    """Return a path as messages show it, and a URL without credentials; None for an object in memory.
+    """Return a path as messages show it, a URL without credentials; None for other values.
 
     >>> shown_path("s3://key:secret@bucket/a.npz"), shown_path("a.npz"), shown_path({})
     ('s3://bucket/a.npz', 'a.npz', None)
@@ -120,7 +120,7 @@ def exists_beside(place: Location) -> bool:
 
 
 def names_beside(place: Location) -> list[str]:
-    """Return the names in the folder of a file or folder, sorted; none if the folder cannot be listed."""
+    """Return the sorted names in the folder around a place; none if it cannot be listed."""
     if isinstance(place, RemotePath):
         return list(place.parent.listed_names())
     try:
