@@ -21,21 +21,19 @@ def scheme_of(text: str) -> str | None:
 
 
 def shown_url(url: str) -> str:
-    """Return a URL as messages, metadata and logs show it: without a password, a signature and a fragment.
+    """Return a URL as it is shown: without user name, password, signature and fragment.
 
-    >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc")
-    'https://host/w.npz'
+    >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc"), shown_url("https://secret@host")
+    ('https://host/w.npz', 'https://host')
+    >>> shown_url("hf://gpt2@main/w.npz")
+    'hf://gpt2@main/w.npz'
     """
     head, _, rest = url.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
-    return f"{head}://{authority.rpartition('@')[2] if _has_password(authority) else authority}{slash}{path}"
-
-
-def _has_password(authority: str) -> bool:
-    """Return whether what comes before a host is a user's name and password, and not a revision after it."""
-    user, at, _ = authority.rpartition("@")
-    return bool(at) and (":" in user or "." in authority.rpartition("@")[2])
+    user, _, host = authority.rpartition("@")
+    names_revision = head.lower() == "hf" and ":" not in user
+    return f"{head}://{authority if names_revision else host}{slash}{path}"
 
 
 def url_name(url: str) -> str:
