@@ -17,7 +17,7 @@ __all__ = ["announce_plans", "announce_region", "sharing_memory"]
 
 @contextlib.contextmanager
 def sharing_memory(tensors: Iterable[Tensor], budget: Budget) -> Iterator[Budget]:
-    """Give what is fetched from servers half of the memory within the ``with`` block; return the rest.
+    """Give what is fetched from servers a share of the memory within the ``with`` block; return the rest.
 
     The budget is returned unchanged if no tensor is at a server.
 
