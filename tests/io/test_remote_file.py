@@ -1,4 +1,4 @@
-"""A file at a URL is read as a local one: few small requests, one version, and no bytes but the right ones."""
+"""A file at a URL is read as a local one: by few small requests, and of one version."""
 
 import gc
 import os
