@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from support.memory_filesystem import MemoryFileSystem, temporary
+from support.memory_filesystem import MemoryFileSystem, assert_nothing_held, temporary
 
 from bridge_core.errors import RemoteFailure
 from bridge_core.io import fetch_memory, retries, stopped_by
@@ -26,7 +26,7 @@ def system():
 def file(system):
     with system.path("a.bin").open_source() as file:
         yield file
-    assert shared_fetcher.held == 0
+    assert_nothing_held()
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +240,7 @@ def test_any_order_of_announcing_reading_and_failing_gives_the_right_bytes(data)
                     assert file.read(start, nbytes) == DATA[start : start + nbytes]
         largest = max((one.nbytes for one in system.made("read")), default=0)
         assert shared_fetcher.most_held <= max(shared_fetcher.limit, largest)
-    assert shared_fetcher.held == 0
+    assert_nothing_held()
 
 
 def test_parts_are_found_by_their_bytes():

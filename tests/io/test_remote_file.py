@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 from support.errors import refused
-from support.memory_filesystem import MemoryFileSystem, temporary
+from support.memory_filesystem import MemoryFileSystem, assert_nothing_held, temporary
 
 from bridge_core.errors import (
     AccessDenied,
@@ -48,7 +48,7 @@ def no_pauses(monkeypatch):
 def nothing_left():
     yield
     gc.collect()
-    assert shared_fetcher.held == 0
+    assert_nothing_held()
 
 
 def ranges(system):
