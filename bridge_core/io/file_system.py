@@ -22,7 +22,7 @@ class RemoteEntry:
     Args:
         name: Its name in its folder.
         size: Bytes of a file; None for a folder.
-        version: What changes with the content, such as an ETag; empty if the server does not tell.
+        version: What changes with the content, such as an ETag; empty if the server has none.
     """
 
     name: str
@@ -63,7 +63,7 @@ class FileSystem(Protocol):
     """The beginnings of its URLs, without ``://``: ``("s3",)``."""
 
     def pinned(self, url: str) -> str:
-        """Return the URL that names the same content as long as it is read; the URL itself where it does.
+        """Return the URL of the content that is there now; the URL itself where it names no version.
 
         It is called once, when a source is opened: a branch becomes a commit.
 
@@ -119,7 +119,7 @@ class WritableFileSystem(FileSystem, Protocol):
         ...
 
     def remove(self, url: str) -> None:
-        """Remove a file; one that does not exist is no error.
+        """Remove a file; if it does not exist, nothing happens.
 
         Args:
             url: The file.
