@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         unfinished_downloads as unfinished_downloads,
     )
     from bridge_core.io.file_system import (
+        CommitsFolders as CommitsFolders,
         FileSystem as FileSystem,
         RangeAnswer as RangeAnswer,
         RemoteEntry as RemoteEntry,
@@ -76,7 +77,7 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
-            "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
+            "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
             "location": "Location exists_beside is_location names_beside open_listed open_location size_of",
             "remote_file": "RemoteFile",
             "remote_folder": "RemoteFolder folder_at",
