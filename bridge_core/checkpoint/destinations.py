@@ -11,7 +11,7 @@ from typing import Protocol
 from bridge_core.checkpoint.destination_errors import shown_as
 from bridge_core.checkpoint.locations import local_path, system_of
 from bridge_core.checkpoint.write_options import Destined, as_path
-from bridge_core.errors import LimitExceeded, UsageError
+from bridge_core.errors import LimitExceeded, SourceNotFound, UsageError
 from bridge_core.io import (
     CommitsFolders,
     RemotePath,
