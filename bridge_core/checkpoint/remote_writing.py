@@ -8,7 +8,6 @@ checkpoint, and from then on the new one. What belongs to the old one only is re
 from __future__ import annotations
 
 import functools
-import re
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -39,6 +38,7 @@ from bridge_core.io import (
     SourceFile,
     scheme_of,
     scratch_folder,
+    shown_url,
 )
 from bridge_core.messages import count, listed, log
 from bridge_core.plugins import Registry
@@ -179,7 +179,7 @@ def _commit(writer: FileWriter, place: RemotePath, system: CommitsFolders, *, is
     planned = plan_files(writer.state, writer.format, options) if is_folder else PlannedFiles((only,))
     sidecar_files = _fillers(options)
     weights = is_weights_name(writer.registry.formats.values())
-    old = [name for name in there if is_folder and weights(name)]
+    old = sorted(name for name in there if is_folder and weights(name))
     if not options.overwrite and there & {*old, *planned.names, *sidecar_files}:
         raise _exists(place)
     with scratch_folder() as local:
@@ -316,8 +316,8 @@ def _exists(place: RemotePath) -> DestinationExists:
 
 
 def _bare(url: str) -> str:
-    """Return a URL as it names a file, without a query and a slash at its end."""
-    return re.split(r"[?#]", url, maxsplit=1)[0].rstrip("/")
+    """Return a URL as it names a file, without credentials, a query and a slash at its end."""
+    return shown_url(url).rstrip("/")
 
 
 def _upload_command(place: RemotePath) -> str:
