@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     )
     from bridge_core.checkpoint.open_save import open_state as open_state, save_state as save_state
     from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
-    from bridge_core.checkpoint.remote_writing import refuse_own_source as refuse_own_source
     from bridge_core.checkpoint.saved import Saved as Saved
     from bridge_core.checkpoint.shards import (
         PlannedFile as PlannedFile,
@@ -48,7 +47,6 @@ else:
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
             "partial_files": "Part part_of",
-            "remote_writing": "refuse_own_source",
             "saved": "Saved",
             "shards": "PlannedFile PlannedFiles plan_files write_planned_file",
             "weight_files": "find_weights is_weights_name",
