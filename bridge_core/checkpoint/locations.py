@@ -10,7 +10,7 @@ from bridge_core.checkpoint.write_options import StrPath, as_path
 from bridge_core.errors import MissingDependency, UsageError
 from bridge_core.io import Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, guarded_system
 
 __all__ = ["locate"]
 
@@ -29,6 +29,7 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         MissingDependency: The file system of the scheme is not installed.
         UsageError: It is not a path, or no file system has the scheme.
         AccessDenied, RemoteFailure: The server does not answer.
+        PluginError: The code of the file system's plugin failed.
     """
     if isinstance(path, RemotePath):
         return path
@@ -40,7 +41,8 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         return _local_path(text)
     system = registry.filesystem_of(scheme)
     if system is not None:
-        return RemotePath(system, system.pinned(text))
+        guarded = guarded_system(system, registry)
+        return RemotePath(guarded, guarded.pinned(text))
     if scheme in _EXTRAS:
         raise MissingDependency(
             f"reading {scheme}:// needs a plugin that is not installed.",
