@@ -152,10 +152,10 @@ def _without_secrets(text: str, url: str) -> str:
     'no answer from s3://host/w'
     """
     text = _URL.sub(lambda match: shown_url(match[0]), text)
-    parts = urllib.parse.urlsplit(url)
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    values = [value for _, value in urllib.parse.parse_qsl(parts.query)]
-    secrets = (f"{user}:{password}" if password else "", password, parts.query, *values)
+    rest, _, query = url.partition("://")[2].partition("?")
+    user, _, password = rest.partition("/")[0].rpartition("@")[0].partition(":")
+    values = [value for _, value in urllib.parse.parse_qsl(query)]
+    secrets = (f"{user}:{password}" if password else "", password, query, *values)
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "...")
     return text
