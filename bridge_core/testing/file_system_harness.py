@@ -140,20 +140,18 @@ class FileSystemHarness(ABC):
         url = self._file(place, content, name)
         outcome = outcome_of(self.system.entry, url)
         entry = outcome.value
-        if not isinstance(entry, RemoteEntry) or entry.size != len(content):
+        named = (entry.name, type(entry.size), entry.size) if isinstance(entry, RemoteEntry) else None
+        if named != (name, int, len(content)):
             pytest.skip("`entry` of a plain file is wrong; see the tests of that")
-        answer = outcome_of(self.system.read, url, 0, len(content), entry).value
-        if not isinstance(answer, RangeAnswer) or bytes(answer.data) != content:
-            pytest.skip("a plain file is not read correctly; see the tests of that")
+        for start, nbytes in ((0, len(content)), (1, 1)):
+            answer = outcome_of(self.system.read, url, start, nbytes, entry).value
+            if not isinstance(answer, RangeAnswer) or bytes(answer.data) != content[start : start + nbytes]:
+                pytest.skip("a plain file is not read correctly; see the tests of that")
         return url, entry
 
-    def _writable(self) -> WritableFileSystem:
-        """Return the file system, if its files can be written."""
+    def _writable(self, place: Path) -> WritableFileSystem:
+        """Return the file system, if its files can be written and read."""
         if not isinstance(self.system, WritableFileSystem):
             pytest.skip("the file system does not write")
+        self._sound(place / "plain", content_of(100))
         return self.system
-
-    def _listing(self) -> None:
-        """Go on only where folders are listed."""
-        if not self.lists_folders:
-            pytest.skip("the server does not list folders")

@@ -16,7 +16,7 @@ class FileSystemWriting(FileSystemHarness):
 
     def test_an_upload_is_read_back(self, tmp_path: Path) -> None:
         """Of any size, into a folder that is not there yet; the local file stays."""
-        system = self._writable()
+        system = self._writable(tmp_path)
         folder = self.put(tmp_path / "remote", {"other.bin": b"other"})
         for size in (1, 1000, 3_000_000, 0):
             content = content_of(size, size)
@@ -30,7 +30,7 @@ class FileSystemWriting(FileSystemHarness):
 
     def test_an_upload_replaces_a_file(self, tmp_path: Path) -> None:
         """By a longer and by a shorter one, and changes no other file."""
-        system = self._writable()
+        system = self._writable(tmp_path)
         folder = self.put(tmp_path / "remote", {"model.bin": content_of(500), "model.bin.bak": b"other"})
         url = child_url(folder, "model.bin")
         for size in (900, 20):
@@ -47,7 +47,7 @@ class FileSystemWriting(FileSystemHarness):
 
     def test_a_failed_upload_leaves_the_old_file(self, tmp_path: Path) -> None:
         """And nothing of the new one, whether the local file or the server fails."""
-        system = self._writable()
+        system = self._writable(tmp_path)
         old = content_of(500)
         folder = self.put(tmp_path / "remote", {"model.bin": old})
         (tmp_path / "local.bin").write_bytes(content_of(800, 3))
@@ -76,7 +76,7 @@ class FileSystemWriting(FileSystemHarness):
 
     def test_removing_a_file_twice_is_no_error(self, tmp_path: Path) -> None:
         """The file is gone, and others stay."""
-        system = self._writable()
+        system = self._writable(tmp_path)
         folder = self.put(tmp_path, {"model.bin": b"weights", "model.bin.bak": b"other"})
         url = child_url(folder, "model.bin")
         for time in ("first", "second"):
@@ -84,9 +84,10 @@ class FileSystemWriting(FileSystemHarness):
             assert outcome.error is None, (
                 f"removing a file for the {time} time raised {outcome}: one that does not exist is no error"
             )
-            gone = outcome_of(system.entry, url)
-            assert gone.value is None, "a file is still there after it was removed"
-        assert self._content(child_url(folder, "model.bin.bak")) == b"other", "`remove` removed another file"
+            entry = outcome_of(system.entry, url).value
+            assert entry is None or entry.is_folder, "a file is still there after it was removed"
+        other = outcome_of(system.entry, child_url(folder, "model.bin.bak")).value
+        assert isinstance(other, RemoteEntry), "`remove` removed another file, whose name begins alike"
         if self.lists_folders:
             listed = [entry.name for entry in system.entries(folder) or ()]
             assert "model.bin" not in listed, "a file that was removed is still listed"
