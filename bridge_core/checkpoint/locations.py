@@ -10,9 +10,9 @@ from bridge_core.checkpoint.write_options import StrPath, as_path
 from bridge_core.errors import MissingDependency, UsageError
 from bridge_core.io import Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
-from bridge_core.plugins import Registry, guarded_system
+        return RemotePath.pinned(guarded_system(system, registry), text)
 
-__all__ = ["locate"]
+__all__ = ["locate", "location_of"]
 
 _EXTRAS = {"hf": "hf", "s3": "remote", "gs": "remote", "http": "remote", "https": "remote"}
 """Scheme -> extra of ckptbridge that installs its file system."""
@@ -41,8 +41,7 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         return _local_path(text)
     system = registry.filesystem_of(scheme)
     if system is not None:
-        guarded = guarded_system(system, registry)
-        return RemotePath(guarded, guarded.pinned(text))
+        return RemotePath.pinned(guarded_system(system, registry), text)
     if scheme in _EXTRAS:
         raise MissingDependency(
             f"reading {scheme}:// needs a plugin that is not installed.",
@@ -55,6 +54,14 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         path=shown_url(text),
         hint=nearest(scheme, sorted(known), listing="Known"),
     )
+
+
+def location_of(state: FlatState) -> Location | None:
+    """Return the file or folder that a state was opened from; None for one in memory."""
+    if state.location is not None:
+        return state.location
+    where = state.metadata.provenance.get("path")
+    return None if not where or scheme_of(where) else Path(where)
 
 
 def _local_path(url: str) -> Path:

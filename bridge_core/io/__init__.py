@@ -22,20 +22,31 @@ if TYPE_CHECKING:
         is_unfinished as is_unfinished,
         unfinished_downloads as unfinished_downloads,
     )
+    from bridge_core.io.fetching import fetch_memory as fetch_memory, stopped_by as stopped_by
     from bridge_core.io.file_system import (
         FileSystem as FileSystem,
         RangeAnswer as RangeAnswer,
         RemoteEntry as RemoteEntry,
         WritableFileSystem as WritableFileSystem,
     )
-    from bridge_core.io.location import Location as Location, open_location as open_location
+    from bridge_core.io.location import (
+        Location as Location,
+        exists_beside as exists_beside,
+        is_location as is_location,
+        names_beside as names_beside,
+        open_listed as open_listed,
+        open_location as open_location,
+        shown_path as shown_path,
+        size_of as size_of,
+    )
+    from bridge_core.io.range_parts import JOINED_GAP as JOINED_GAP
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
+    from bridge_core.io.remote_folder import RemoteFolder as RemoteFolder, folder_at as folder_at
     from bridge_core.io.remote_path import RemotePath as RemotePath
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
         nearest_file as nearest_file,
-        open_listed as open_listed,
     )
     from bridge_core.io.source_folder import SourceFolder as SourceFolder
     from bridge_core.io.strict_json import parse_json as parse_json
@@ -72,11 +83,15 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
+            "fetching": "fetch_memory stopped_by",
             "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
-            "location": "Location open_location",
+            "location": "Location exists_beside is_location names_beside open_listed open_location "
+            "shown_path size_of",
+            "range_parts": "JOINED_GAP",
             "remote_file": "RemoteFile",
+            "remote_folder": "RemoteFolder folder_at",
             "remote_path": "RemotePath",
-            "source_file": "SourceFile is_plain_name nearest_file open_listed",
+            "source_file": "SourceFile is_plain_name nearest_file",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
