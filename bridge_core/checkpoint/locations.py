@@ -10,7 +10,8 @@ from bridge_core.checkpoint.write_options import StrPath, as_path
 from bridge_core.errors import MissingDependency, UsageError
 from bridge_core.io import Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
-        return RemotePath.pinned(guarded_system(system, registry), text)
+from bridge_core.plugins import Registry, guarded_system
+from bridge_core.state import FlatState
 
 __all__ = ["locate", "location_of"]
 

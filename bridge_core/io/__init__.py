@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from bridge_core.io.fetching import fetch_memory as fetch_memory, stopped_by as stopped_by
     from bridge_core.io.file_system import (
+        CommitsFolders as CommitsFolders,
         FileSystem as FileSystem,
         RangeAnswer as RangeAnswer,
         RemoteEntry as RemoteEntry,
@@ -84,7 +85,7 @@ else:
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
             "fetching": "fetch_memory stopped_by",
-            "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
+            "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
             "location": "Location exists_beside is_location names_beside open_listed open_location "
             "shown_path size_of",
             "range_parts": "JOINED_GAP",

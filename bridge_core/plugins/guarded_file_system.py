@@ -129,9 +129,9 @@ class _Writing:
     def __init__(self, guarded: _GuardedFileSystem, name: str, doing: str) -> None:
         self._guarded, self._name, self._doing = guarded, name, doing
 
-    def __call__(self, url: str, *given: Path | Sequence[str]) -> None:
+    def __call__(self, url: str, *given: Path | Sequence[str]) -> Any:
         method = getattr(self._guarded._system, self._name)
-        self._guarded._call(url, self._doing, method, url, *given)
+        return self._guarded._call(url, self._doing, method, url, *given)
 
 
 def _checked_entry(entry: object, method: str) -> RemoteEntry:
