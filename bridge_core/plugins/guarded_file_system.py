@@ -120,6 +120,8 @@ class _GuardedFileSystem:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute that only this file system has."""
+        if name.startswith("_"):  # copying and pickling ask before there is a system
+            raise AttributeError(name)
         return getattr(self._system, name)
 
 

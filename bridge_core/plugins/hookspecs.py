@@ -360,9 +360,9 @@ def bridge_filesystems() -> Iterable[FileSystem]:
                 archive, name = self.split(url)
                 members = self.call(url, self.members, archive) if archive else {}
                 start = f"{name}/" if name else ""
-                inside = {path[len(start) :]: info for path, info in members.items() if path.startswith(start)}
-                folders = {path.partition("/")[0] for path in inside if "/" in path}
-                files = [self.described(info) for path, info in inside.items() if "/" not in path]
+                inside = {path[len(start) :]: path for path in members if path.startswith(start)}
+                folders = {rest.partition("/")[0] for rest in inside if "/" in rest}
+                files = [self.described(members[path]) for rest, path in inside.items() if "/" not in rest]
                 return [*files, *map(RemoteEntry, sorted(folders))]
 
             def read(self, url, start, nbytes, entry):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bridge_core.errors import BridgeError
-from bridge_core.io import RemoteEntry, child_url
+from bridge_core.io import CommitsFolders, RemoteEntry, child_url
 from bridge_core.testing.file_system_harness import FileSystemHarness, content_of, outcome_of
 
 __all__ = ["FileSystemWriting"]
@@ -91,6 +93,46 @@ class FileSystemWriting(FileSystemHarness):
         if self.lists_folders:
             listed = [entry.name for entry in system.entries(folder) or ()]
             assert "model.bin" not in listed, "a file that was removed is still listed"
+
+    def test_a_folder_is_uploaded_in_one_step(self, tmp_path: Path) -> None:
+        """The files that are named, and no others; what is there stays, and a failure changes nothing."""
+        system = self.system
+        if not isinstance(system, CommitsFolders):
+            pytest.skip("the file system does not upload folders in one step")
+        self._sound(tmp_path / "plain", content_of(100))
+        target = self.put(tmp_path / "remote", {"other.bin": b"other", "model.bin": b"old"})
+        new = {"model.bin": content_of(2000), "inner/config.json": b"{}"}
+        local = tmp_path / "local"
+        for name, content in {**new, "notes.txt": b"not named"}.items():
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            (local / name).write_bytes(content)
+        for fault in _FAULTS:
+            context = self.failing(fault)
+            if context is None:
+                continue
+            with context:
+                outcome = outcome_of(system.upload_folder, target, local, list(new))
+            assert isinstance(outcome.error, BridgeError), (
+                f"an upload to a server that fails ({fault!r}) gave {outcome}: raise AccessDenied or "
+                "RemoteFailure"
+            )
+            assert self._content(child_url(target, "model.bin")) == b"old", (
+                "a failed upload of a folder changed a file: write all files in one step, or none"
+            )
+        url = system.upload_folder(target, local, list(new))
+        assert isinstance(url, str), (
+            f"`upload_folder` gave {url!r:.80}: return the URL at which the files are read"
+        )
+        for name, content in {**new, "other.bin": b"other"}.items():
+            at = url
+            for part in name.split("/"):
+                at = child_url(at, part)
+            what = "changed" if name == "other.bin" else "is not read back as what was uploaded"
+            entry = outcome_of(system.entry, at).value
+            assert isinstance(entry, RemoteEntry), f"{name!r} is missing after the upload of a folder"
+            assert self._content(at) == content, f"{name!r} {what} by the upload of a folder"
+        extra = outcome_of(system.entry, child_url(url, "notes.txt")).value
+        assert extra is None, "'notes.txt' was uploaded, which is not among the names"
 
     def _content(self, url: str) -> bytes:
         """Return what is at a URL now."""

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from support.broken_filesystems import BROKEN, Bare, Store, StoreContract
+from support.broken_filesystems import (
+    BROKEN,
+    BROKEN_COMMITS,
+    COMMIT,
+    Bare,
+    CommitsContract,
+    Store,
+    StoreContract,
+)
 from support.broken_plugins import (
     check_caught,
     check_fault,
@@ -54,6 +62,7 @@ class OtherSchemes(Store):
 LISTED = "test_a_folder_lists_what_is_directly_in_it"
 TABLE = [
     *(fault(StoreContract, test, *words, system=broken()) for broken, test, *words in BROKEN),
+    *(fault(CommitsContract, test, *words, system=broken()) for broken, test, *words in BROKEN_COMMITS),
     fault(
         StoreContract,
         "test_is_a_file_system_that_is_registered",
@@ -73,7 +82,11 @@ TABLE = [
 
 
 def test_a_healthy_file_system_passes(tmp_path):
-    check_healthy(StoreContract, tmp_path, TABLE)
+    check_healthy(StoreContract, tmp_path, [one for one in TABLE if one.test != COMMIT])
+
+
+def test_a_file_system_that_commits_folders_passes(tmp_path):
+    check_healthy(CommitsContract, tmp_path, [one for one in TABLE if one.test == COMMIT])
 
 
 def test_a_file_system_that_only_reads_passes(tmp_path):

@@ -14,7 +14,7 @@ from bridge_core.errors import AccessDenied, DestinationExists, RemoteFailure, S
 from bridge_core.io import RangeAnswer, RemoteEntry, parent_url, shown_url
 from bridge_core.testing import FileSystemContract
 
-__all__ = ["BROKEN", "Bare", "Store", "StoreContract"]
+__all__ = ["BROKEN", "BROKEN_COMMITS", "COMMIT", "Bare", "CommitsContract", "Store", "StoreContract"]
 
 
 class Bare:
@@ -509,6 +509,55 @@ class RemovesNothing(Store):
         self.check(url)
 
 
+class Commits(Bare):
+    """A file system that is written to by folders."""
+
+    def upload_folder(self, url, folder, names):
+        self.check(url)
+        self.files |= {f"{self.key(url)}/{name}": (folder / name).read_bytes() for name in names}
+        return url
+
+
+class CommitsContract(StoreContract):
+    system = Commits()
+
+
+class CommitsOneByOne(Commits):
+    def upload_folder(self, url, folder, names):
+        for name in names:
+            self.files[f"{self.key(url)}/{name}"] = (folder / name).read_bytes()
+        return super().upload_folder(url, folder, names)
+
+
+class CommitsEverything(Commits):
+    def upload_folder(self, url, folder, names):
+        everything = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        return super().upload_folder(url, folder, everything)
+
+
+class CommitsFlat(Commits):
+    def upload_folder(self, url, folder, names):
+        super().upload_folder(url, folder, names)
+        for name in names:
+            self.files[f"{self.key(url)}/{name.rpartition('/')[2]}"] = self.files.pop(
+                f"{self.key(url)}/{name}"
+            )
+        return url
+
+
+class CommitsInPlaceOfAll(Commits):
+    def upload_folder(self, url, folder, names):
+        self.check(url)
+        for key in [key for key in self.files if key.startswith(f"{self.key(url)}/")]:
+            del self.files[key]
+        return super().upload_folder(url, folder, names)
+
+
+class CommitsSilently(Commits):
+    def upload_folder(self, url, folder, names):
+        super().upload_folder(url, folder, names)
+
+
 NAMED, EMPTY = "test_a_file_has_its_name_and_size", "test_an_empty_file_is_a_file"
 FOLDER, NOTHING = "test_a_folder_is_a_folder", "test_nothing_is_none"
 LISTED = "test_a_folder_lists_what_is_directly_in_it"
@@ -581,3 +630,13 @@ BROKEN = [
     (RemovesNothing, REMOVED, "still there"),
 ]
 """Class, the only test that it fails, and words of that test's message."""
+
+COMMIT = "test_a_folder_is_uploaded_in_one_step"
+BROKEN_COMMITS = [
+    (CommitsOneByOne, COMMIT, "all files in one step"),
+    (CommitsEverything, COMMIT, "'notes.txt'", "not among the names"),
+    (CommitsFlat, COMMIT, "'inner/config.json' is missing"),
+    (CommitsInPlaceOfAll, COMMIT, "'other.bin' is missing"),
+    (CommitsSilently, COMMIT, "return the URL"),
+]
+"""The same of file systems that are written to by folders."""
