@@ -104,7 +104,7 @@ def core(folder: Path) -> None:
         ("again.safetensors", "--to", "torch"),
     )
     ckptbridge("convert", "absent.pt", "x.msgpack", "--to", "flax", code=2)
-    for kind in ("layer", "format", "framework", "library", "recipe"):
+    for kind in ("layer", "format", "framework", "library", "recipe", "filesystem"):
         ckptbridge("plugins", "new", kind, f"tried-{kind}", "--into", str(folder))
         check((folder / f"ckptbridge-tried-{kind}/pyproject.toml").exists(), f"a new {kind} is written")
 

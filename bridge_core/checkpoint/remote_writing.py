@@ -190,8 +190,8 @@ def _commit(writer: FileWriter, place: RemotePath, system: CommitsFolders, *, is
             files.folder.put(name, fill)
         names = (*planned.names, *sidecar_files)
         log("checkpoint", "uploading %d files to %s", len(names), target)
-        removed = [name for name in old if name not in planned.names]
-        url = system.upload_folder(target.url, local, names, removed=removed)
+        removed = tuple(name for name in old if name not in planned.names)
+        url = system.upload_folder(target.url, local, names, *([removed] if removed else []))
     writer.meter.finish()
     return files.saved(planned.names, RemotePath(system, url))
 

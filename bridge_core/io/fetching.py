@@ -131,7 +131,7 @@ class Fetcher:
             gap = begin - last.stop
             most = last.start + size
             is_near = gap == 0 or (gap <= _MOST_GAP and (file.gaps + gap) * _GAP_SHARE <= file.needed)
-            if 0 <= gap and is_near and begin < most and not any(file.parts.overlapping(last.stop, begin)):
+            if gap >= 0 and is_near and begin < most and not any(file.parts.overlapping(last.stop, begin)):
                 last.stop = min(end, most)
                 last.promised += last.stop - begin
                 file.gaps += gap
