@@ -20,7 +20,7 @@ from bridge_core.errors import (
 )
 from bridge_core.io import shown_url
 
-__all__ = ["Advice", "requests_to", "status_of"]
+__all__ = ["Advice", "code_of", "requests_to", "status_of"]
 
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,40})</Code>")
@@ -34,6 +34,7 @@ _TEMPORARY_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "Se
 _CODES = {
     "AuthorizationHeaderMalformed": "the region is not that of the bucket",
     "ExpiredToken": "the credentials have expired",
+    "InvalidObjectState": "the object is archived, and must be restored first",
     "InvalidAccessKeyId": "the access key is not known",
     "PermanentRedirect": "the region is not that of the bucket",
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
@@ -80,6 +81,12 @@ def status_of(error: BaseException) -> int | None:
     return int(match[1]) if match else None
 
 
+def code_of(error: BaseException) -> str:
+    """Return the code of a store's answer, such as ``NoSuchKey``; empty if there is none."""
+    match = _CODE.search(str(error))
+    return match[1] if match else ""
+
+
 class requests_to:
     """Turns the errors of obstore's calls into errors that name the URL.
 
@@ -109,7 +116,7 @@ class requests_to:
     def _failure(self, error: Exception) -> SystemFailure | UsageError:
         path, text, advice = shown_url(self._url), str(error), self._advice
         kind, status = type(error).__name__, status_of(error)
-        code = match[1] if (match := _CODE.search(text)) else ""
+        code = code_of(error)
         reason = f": {_CODES[code]}" if code in _CODES else ""
         doing = "write" if self._writing else "read"
         if _MACHINE.search(text[:300]):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.errors import refused
+from support.http_server import HttpServer
 from support.s3_server import BUCKET, S3Server, emptied
 
 from bridge_core.errors import AccessDenied, MissingDependency, RemoteFailure, SourceNotFound, UsageError
@@ -223,6 +224,45 @@ def test_another_region(server):
     assert not caught.value.is_temporary
 
 
+def test_one_request_shows_what_is_at_a_url(system, server):
+    server.put("w", b"1")
+    system.entry(at(system, "w"))
+    assert [request.range for request in server.requests] == ["bytes=0-0"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "named"),
+    [
+        (403, "InvalidAccessKeyId", "access key"),
+        (403, "SignatureDoesNotMatch", "secret key"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "InvalidObjectState", "archived"),
+        (400, "ExpiredToken", "expired"),
+    ],
+)
+def test_the_reason_of_a_refusal(server, status, code, named):
+    server.fail(status, body=f"<Error><Code>{code}</Code></Error>".encode())
+    with refused(AccessDenied, named, str(status)):
+        AmazonS3().entry("s3://bucket/w")
+
+
+def test_no_credentials(monkeypatch):
+    """The machine is asked last, at an address that nothing listens at here."""
+    pytest.importorskip("obstore")
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    with HttpServer() as machine:
+        machine.fail(404)
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{machine.url}/credentials")
+        with refused(AccessDenied, "credentials", hint="AWS_ACCESS_KEY_ID"):
+            AmazonS3().entry("s3://bucket/w")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", os.devnull)
+    with refused(AccessDenied, "credentials", hint="GOOGLE_APPLICATION_CREDENTIALS"):
+        GoogleStorage().entry("gs://bucket/w")
+
+
 def test_credentials_of_the_environment_are_followed(server, monkeypatch):
     system = AmazonS3()
     server.put("w", b"1")
@@ -263,7 +303,7 @@ def test_a_profile(server, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     AmazonS3().entry("s3://bucket/w")
     assert "/eu-west-1/s3/" in server.requests[-1].headers["authorization"], "variables come first"
-    config.write_text(f"[profile lab]\nendpoint_url = https://other.invalid\n")
+    config.write_text("[profile lab]\nendpoint_url = https://other.invalid\n")
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     assert AmazonS3().entry("s3://bucket/w").size == 1
     monkeypatch.setenv("AWS_PROFILE", "unknown")
