@@ -24,10 +24,8 @@ __all__ = ["Advice", "code_of", "requests_to", "status_of"]
 
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,40})</Code>")
-_MACHINE = re.compile(
-    r"Error performing [A-Z]+ http://(169\.254\.\d+\.\d+|\[fd00:ec2::254\]|metadata(\.google\.internal)?)[/:]"
-)
-"""Requests to what gives credentials to machines of a cloud; they are made where nothing else gives any."""
+_ASKED = re.compile(r"Error performing [A-Z]+ (\S+)")
+"""What was asked for, at the beginning of a text."""
 _BAD_CREDENTIALS = re.compile(r"source: (OpenCredentials|DecodeCredentials|TokenRequest)\b")
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TEMPORARY_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"})
@@ -119,9 +117,9 @@ class requests_to:
         code = code_of(error)
         reason = f": {_CODES[code]}" if code in _CODES else ""
         doing = "write" if self._writing else "read"
-        if _MACHINE.search(text[:300]):
+        if status not in _TEMPORARY and self._asked_for_credentials(text):
             return AccessDenied(
-                "no credentials were found: neither the environment nor this machine has any.",
+                "no credentials were found in the environment, and none are given to this machine.",
                 path=path,
                 hint=advice.credentials,
             )
@@ -171,6 +169,12 @@ class requests_to:
                 hint="Remove empty parts (//) and the parts . and .. from it.",
             )
         return RemoteFailure(f"the answer of the server cannot be used ({kind}).", path=path)
+
+    def _asked_for_credentials(self, text: str) -> bool:
+        """Return whether a request failed that was not one to the bucket."""
+        scheme, _, rest = self._url.partition("://")
+        asked = _ASKED.search(text[:1000])
+        return scheme.lower() in ("s3", "gs") and asked is not None and rest.partition("/")[0] not in asked[1]
 
 
 def _has_no_region(text: str, code: str, status: int | None) -> bool:

@@ -246,18 +246,23 @@ def test_the_reason_of_a_refusal(server, status, code, named):
         AmazonS3().entry("s3://bucket/w")
 
 
-def test_no_credentials(monkeypatch):
-    """The machine is asked last, at an address that nothing listens at here."""
-    pytest.importorskip("obstore")
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_"))]:
+@pytest.mark.parametrize("how", [403, 404, "truncated"])
+def test_no_credentials(server, monkeypatch, how):
+    """The machine is asked last, at an address that a test can set."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, os.devnull)
     with HttpServer() as machine:
-        machine.fail(404)
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{machine.url}/credentials")
-        with refused(AccessDenied, "credentials", hint="AWS_ACCESS_KEY_ID"):
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", machine.url)
+        machine.fail(how)
+        machine.files["latest/api/token"] = b"12345678"
+        with refused(AccessDenied, "no credentials", hint="AWS_ACCESS_KEY_ID"):
             AmazonS3().entry("s3://bucket/w")
+        assert machine.requests[0].path == "/latest/api/token"
+    assert server.requests == []
+
+
+def test_credentials_that_cannot_be_read(server, monkeypatch):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", os.devnull)
     with refused(AccessDenied, "credentials", hint="GOOGLE_APPLICATION_CREDENTIALS"):
         GoogleStorage().entry("gs://bucket/w")
