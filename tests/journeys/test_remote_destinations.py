@@ -195,7 +195,9 @@ def test_a_folder_that_exists_needs_no_slash(store, registry):
 def test_progress_counts_uploads_and_only_rises(store, registry):
     reports = []
     save(state(), FOLDER, registry, progress=reports.append)
-    assert {report.phase for report in reports} == {"writing", "verifying", "uploading"}
+    phases = [report.phase for report in reports]
+    assert {*phases} == {"writing", "verifying", "uploading"}
+    assert phases.count("uploading") >= 3, "one for each file"
     done = [report.done for report in reports]
     assert done == sorted(done)
     assert {report.total for report in reports} == {3 * 6 * 16} == {done[-1]}
@@ -435,7 +437,9 @@ def test_a_single_file_that_fails_leaves_what_was_there(store, registry, arrives
         ("mem://host/a.safetensors", "mem://host/a.safetensors"),
     ],
 )
-def test_a_source_is_not_written_over(store, registry, source, destination):
+@pytest.mark.parametrize("to", ["torch", "neutral"])
+def test_a_source_is_not_written_over(store, registry, source, destination, to):
+    allowed = {"accept_guesses": True, "allow_unclaimed": True}
     save(state(), FOLDER, registry)
     save(state(), "mem://host/a.safetensors", registry, max_shard_size=None)
     before = store.content()
@@ -443,7 +447,9 @@ def test_a_source_is_not_written_over(store, registry, source, destination):
     with refused(DestinationExists, "source", hint="another"), open_state(source, registry=registry) as read:
         save(read, destination, registry, **options)
     with refused(DestinationExists, "source", hint="another"):
-        convert(source, destination, to="torch", registry=registry, overwrite=True)
+        convert(
+            source, destination, to=to, format="safetensors", registry=registry, overwrite=True, **allowed
+        )
     assert store.content() == before
 
 
