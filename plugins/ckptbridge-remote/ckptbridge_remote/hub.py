@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,17 +109,18 @@ class Hub:
             if record["path"].startswith(below) and "/" not in record["path"][len(below) :]
         ]
 
-    def _tree(self, place: HubPlace) -> Iterator[dict[str, Any]]:
+    def _tree(self, place: HubPlace) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = []
         target = place.api("tree", path=place.path)
         for _ in range(_PAGES):
             with self._client.answer("GET", target, path=place.url) as answer:
                 if answer.status != 200:
                     raise self._refusal(place, answer)
-                yield from _records(answer, place.url)
+                records += _records(answer, place.url)
                 following = re.search(r'<([^<>]+)>\s*;\s*rel="?next"?', answer.headers.get("Link", ""))
                 target = urljoin(answer.url, following[1]) if following else ""
             if not target:
-                return
+                return records
             if not self._client.is_hub(target):
                 raise RemoteFailure("the next page of the listing is on another host.", path=place.url)
         raise RemoteFailure(f"the listing has more than {_PAGES} pages.", path=place.url)

@@ -38,9 +38,16 @@ class Answer:
 
     @property
     def location(self) -> str | None:
-        """Where a redirect points."""
+        """Where a redirect points; an address without meaning if that is not a URL."""
         target = self.headers.get("Location")
-        return urljoin(self.url, target) if target and 300 <= self.status < 400 else None
+        if not target or not 300 <= self.status < 400:
+            return None
+        try:
+            address = urljoin(self.url, target)
+            _origin(address)
+        except ValueError:
+            return "about:invalid"
+        return address
 
     @property
     def host(self) -> str:
@@ -149,16 +156,20 @@ class HubClient:
             own = self._hub_headers() if self.is_hub(url) else {}
             sent = {"Accept-Encoding": "identity", **own, **(headers or {})}
             timeout = hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+            has_answered = False
             try:
                 with _streamed(hub.utils.get_session(), method, url, sent, body, timeout) as answer:
-                    target = answer.location
+                    has_answered, target = True, answer.location
                     if target is None or not self.is_hub(url) or not self.is_hub(target):
                         yield answer
                         return
             except BridgeError:
                 raise
             except Exception as error:
-                failure = of_network(error, urlsplit(url).hostname or url, path)
+                host = urlsplit(url).hostname or ""
+                failure = of_network(error, host, path)
+                if failure is None and isinstance(error, ValueError) and not has_answered:
+                    failure = RemoteFailure(f"the answer of {host} is malformed.", path=path)
                 if failure is None:
                     raise
                 raise failure from None
@@ -166,10 +177,12 @@ class HubClient:
         raise RemoteFailure(f"{urlsplit(url).hostname} redirects without an end.", path=path)
 
     def _hub_headers(self) -> dict[str, str]:
-        headers: dict[str, str] = _huggingface_hub().utils.build_hf_headers(
-            token=self.token, library_name="ckptbridge"
-        )
-        return headers
+        """Return what identifies the caller; huggingface_hub's own function may send a request for it."""
+        hub = _huggingface_hub()
+        token = self.token
+        if token is None and not hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+            token = hub.get_token()
+        return {"user-agent": "ckptbridge", **({"authorization": f"Bearer {token}"} if token else {})}
 
 
 def of_network(error: BaseException, host: str, path: str) -> RemoteFailure | None:
@@ -211,11 +224,7 @@ def _streamed(
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        port = -1
-    return parts.scheme, parts.hostname, port
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _huggingface_hub() -> Any:

@@ -48,6 +48,12 @@ def refusal(place: HubPlace, answer: Answer, client: HubClient, *, writing: bool
             path=path,
             hint=f"Make a new one at {client.endpoint}/settings/tokens, then {_LOG_IN}.",
         )
+    if writing and answer.status == 401 and not client.has_token:
+        return AccessDenied(
+            "writing to the hub needs a token, and none was sent.",
+            path=path,
+            hint=f"To send one, {_LOG_IN}.",
+        )
     if is_missing_repo(answer):
         return _missing_repo(place, client, writing=writing)
     if code == "RevisionNotFound":
