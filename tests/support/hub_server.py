@@ -431,6 +431,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.uploads[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         commit = self.repo.commit(files, self.revision, message)
         url = f"{self.hub.endpoint}/{quote(self.name)}/commit/{commit}"
         self.reply(200, {"commitUrl": url, "commitOid": commit, "success": True})

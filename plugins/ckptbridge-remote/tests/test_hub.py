@@ -607,6 +607,14 @@ def test_a_folder_is_one_commit(hub, server, writable, folder):
     assert all("authorization" not in one.headers for one in server.asked("localhost"))
 
 
+def test_the_same_commit_removes_files(hub, server, writable, folder):
+    hub.upload_folder("hf://org/mine/flax", folder, NAMES)
+    commits = len(writable.commits)
+    hub.upload_folder("hf://org/mine/flax/", folder, NAMES[:1], NAMES[1:])
+    assert len(writable.commits) == commits + 1
+    assert {*writable.files} == {"README.md", "config.json", f"flax/{NAMES[0]}"}
+
+
 def test_a_folder_below_the_root_on_a_branch(hub, writable, folder):
     writable.branches["next"] = writable.branches["main"]
     url = hub.upload_folder("hf://org/mine@next/flax/", folder, ["config.json"])
