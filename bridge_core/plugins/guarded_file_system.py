@@ -30,7 +30,7 @@ _OPTIONAL = {
 
 
 def guarded_system(system: FileSystem, registry: PluginTables) -> FileSystem:
-    """Return a file system whose failures name its plugin; one of ckptbridge's own is returned unchanged.
+    """Return a file system whose failures name its plugin; ckptbridge's own is unchanged.
 
     Errors that are a `BridgeError` pass. Of others neither their texts' URLs nor a traceback is shown, since
     both may hold credentials.
