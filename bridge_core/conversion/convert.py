@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,8 @@ from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
+from bridge_core.conversion.rule_errors import naming_rule
 from bridge_core.conversion.source_plan import plan_source
-from bridge_core.errors import PlanError
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -246,19 +245,8 @@ def convert(
             guided(
                 writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
             ) as writing,
-            _naming_rule(plan),
+            naming_rule(plan),
         ):
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)
-
-
-@contextmanager
-def _naming_rule(plan: Plan) -> Iterator[None]:
-    """Add where the rule is to an error about the values of a tensor that it makes."""
-    try:
-        yield
-    except PlanError as err:
-        rules = (step.rule for step in plan.steps if step.rule and err.key in step.targets)
-        err.path = err.path or next(rules, None)
-        raise
