@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bridge_core.checkpoint.file_writing import FileWriter as FileWriter
     from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
     from bridge_core.checkpoint.guided_writing import guided as guided
-    from bridge_core.checkpoint.locations import locate as locate
+    from bridge_core.checkpoint.locations import locate as locate, location_of as location_of
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
         read_config as read_config,
@@ -45,7 +45,7 @@ else:
             "file_writing": "FileWriter",
             "folder_checkpoint": "contents_of",
             "guided_writing": "guided",
-            "locations": "locate",
+            "locations": "locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
             "partial_files": "Part part_of",

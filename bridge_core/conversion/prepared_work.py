@@ -21,7 +21,7 @@ from bridge_core.checkpoint import (
     plan_files,
 )
 from bridge_core.conversion.given_options import options_of_data, plugins_as_data
-from bridge_core.conversion.inputs import opened, refuse_empty
+from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.source_plan import plan_source
 from bridge_core.errors import NeedsLocalPath, UsageError
@@ -128,7 +128,7 @@ def prepared_work(
     place = locate(source, registry)
     source = place.url if isinstance(place, RemotePath) else source
     arguments = options_of_data(data, path=path)
-    options = _conversion_options(arguments)
+    options = _conversion_options(arguments, registry)
     limit = arguments.get("max_shard_size")
     writing = WriteOptions(
         arguments.get("format"), limit, running.workers, running.max_ram, False, True, running.progress
@@ -136,7 +136,7 @@ def prepared_work(
     _refuse_file_name(destination, registry)
     destined = as_destined(f"{destination}/", registry)
     with opened(
-        source,
+        place,
         registry,
         layout=options.layout,
         follow_links=options.follow_links,
@@ -144,8 +144,8 @@ def prepared_work(
         step=arguments.get("step"),
         purpose=options,
     ) as state:
-        refuse_empty(source, state)
-        known, planned_state, plan = plan_source(source, state, options, registry)
+        refuse_empty(place, state)
+        known, planned_state, plan = plan_source(place, state, options, registry)
         result = plan.apply(planned_state)
         links = options.follow_links
         with guided(
@@ -272,7 +272,7 @@ def place_in(folder: str, name: str, registry: Registry) -> Location:
     return destined / name if isinstance(destined, RemotePath) else Path(destined) / name
 
 
-def _conversion_options(arguments: Mapping[str, Any]) -> ConversionOptions:
+def _conversion_options(arguments: Mapping[str, Any], registry: Registry) -> ConversionOptions:
     patterns = ("allow_missing", "allow_unexpected", "allow_mismatched", "allow_unclaimed")
     permissions = Permissions.of(
         arguments.get("accept_guesses", False),
@@ -281,7 +281,7 @@ def _conversion_options(arguments: Mapping[str, Any]) -> ConversionOptions:
     )
     return ConversionOptions(
         arguments["to"],
-        arguments.get("like"),
+        located(arguments.get("like"), registry),
         arguments.get("model"),
         as_rules(arguments.get("rules", ())),
         permissions,
