@@ -21,6 +21,11 @@ if TYPE_CHECKING:
         read_config as read_config,
     )
     from bridge_core.checkpoint.open_save import open_state as open_state, save_state as save_state
+    from bridge_core.checkpoint.own_files import (
+        MANIFEST_NAME as MANIFEST_NAME,
+        WORK_FOLDER as WORK_FOLDER,
+        manifest_name as manifest_name,
+    )
     from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
     from bridge_core.checkpoint.saved import Saved as Saved
     from bridge_core.checkpoint.shards import (
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
         plan_files as plan_files,
         write_planned_file as write_planned_file,
     )
+    from bridge_core.checkpoint.verification import checksum as checksum
     from bridge_core.checkpoint.weight_files import (
         find_weights as find_weights,
         is_weights_name as is_weights_name,
@@ -48,9 +54,11 @@ else:
             "locations": "locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
+            "own_files": "MANIFEST_NAME WORK_FOLDER manifest_name",
             "partial_files": "Part part_of",
             "saved": "Saved",
             "shards": "PlannedFile PlannedFiles plan_files write_planned_file",
+            "verification": "checksum",
             "weight_files": "find_weights is_weights_name",
             "write_checks": "checked_state",
             "write_options": "WriteOptions",
