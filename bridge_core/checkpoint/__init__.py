@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
     from bridge_core.checkpoint.file_writing import FileWriter as FileWriter
     from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
+    from bridge_core.checkpoint.format_choice import chosen_format as chosen_format
     from bridge_core.checkpoint.guided_writing import guided as guided
     from bridge_core.checkpoint.locations import locate as locate, location_of as location_of
     from bridge_core.checkpoint.model_config import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         manifest_name as manifest_name,
     )
     from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
+    from bridge_core.checkpoint.remote_writing import refuse_own_source as refuse_own_source
     from bridge_core.checkpoint.saved import Saved as Saved
     from bridge_core.checkpoint.shards import (
         PlannedFile as PlannedFile,
@@ -50,12 +52,14 @@ else:
             "detect_format": "is_set_of_shards",
             "file_writing": "FileWriter",
             "folder_checkpoint": "contents_of",
+            "format_choice": "chosen_format",
             "guided_writing": "guided",
             "locations": "locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
             "own_files": "MANIFEST_NAME WORK_FOLDER manifest_name",
             "partial_files": "Part part_of",
+            "remote_writing": "refuse_own_source",
             "saved": "Saved",
             "shards": "PlannedFile PlannedFiles plan_files write_planned_file",
             "verification": "checksum",

@@ -104,9 +104,11 @@ def _write_folder(writer: FileWriter, destination: Path) -> Saved:
         destination,
         overwrite=options.overwrite,
         check=check,
-        keep=lambda entry: not (
-            describes_old_weights(entry.name)
-            or (not entry.is_dir() and (weights(entry.name) or entry.name in sidecar_files))
+        keep=lambda entry: (
+            not (
+                describes_old_weights(entry.name)
+                or (not entry.is_dir() and (weights(entry.name) or entry.name in sidecar_files))
+            )
         ),
     ) as temporary:
         with shown_as(temporary, destination):

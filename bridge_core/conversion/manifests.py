@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
 
 from bridge_core.checkpoint import (
     MANIFEST_NAME,
     Saved,
+    WriteOptions,
     checksum,
+    chosen_format,
     destination_at,
     manifest_name,
     open_state,
@@ -17,18 +19,46 @@ from bridge_core.checkpoint import (
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.prepared_work import plan_digest, source_identity, versions_of
 from bridge_core.errors import UsageError, VerificationError
-from bridge_core.io import Location, RemotePath, open_location, scheme_of, shown_url
+from bridge_core.formats import FolderFormat
+from bridge_core.io import Location, RemotePath, open_location
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState
 from bridge_core.transfer import Budget
 from bridge_core.work import Manifest, SourceIdentity, WrittenFile, file_digest, specs_digest, tensor_sums
 
-__all__ = ["refuse_manifest_of_folder_format", "write_manifest"]
+__all__ = ["refuse_without_files", "write_manifest"]
+
+
+def refuse_without_files(
+    destination: str | os.PathLike[str] | RemotePath,
+    writing: WriteOptions,
+    registry: Registry,
+    *,
+    layout: str | None,
+) -> None:
+    """Refuse a manifest of a format that writes a checkpoint as one, before anything is written.
+
+    Args:
+        destination: The destination.
+        writing: The options of writing.
+        registry: The plugins.
+        layout: The layout of what is written.
+
+    Raises:
+        UsageError: The format is such a one.
+    """
+    used = chosen_format(destination, writing, registry, layout=layout)
+    if isinstance(used, FolderFormat):
+        raise UsageError(
+            f"manifest=True (--manifest) records single files, and the format {used.name} writes a "
+            "checkpoint as one.",
+            hint='Pass format="safetensors" (--format safetensors), or compare with the source: ckptbridge '
+            "verify SRC DST.",
+        )
 
 
 def write_manifest(
-    src: Any,
     source: FlatState,
     plan: Plan,
     known: Guidance,
@@ -43,8 +73,7 @@ def write_manifest(
     """Write the manifest next to what was written, whose files are read once more.
 
     Args:
-        src: What the caller gave as the source.
-        source: Its state.
+        source: The state of the source.
         plan: The plan.
         known: What a model library adds.
         options: The options of the conversion.
@@ -58,45 +87,30 @@ def write_manifest(
         VerificationError: A file is no longer what was written.
         SystemFailure: The system failed.
     """
-    used = registry.format(saved.format)
-    names, identity = _named_source(src, source)
-    index = saved.files[-1] if len(saved.files) > 1 else None
-    files = [
-        _written_file(file, {} if file == index else saved.checksums, saved.format, registry, budget)
-        if file != index
-        else _other_file(file)
-        for file in saved.files
-    ]
-    files += map(_other_file, sidecar_files)
+    used = registry.any_format(saved.format)
+    *weights, last = saved.files
+    # The index of a sharded set has no tensors.
+    with_tensors = weights or [last]
+    files = [_written_file(file, saved, registry, budget) for file in with_tensors]
+    files += map(_other_file, (*([last] if weights else []), *sidecar_files))
+    text, identity = _named_source(source)
     versions = versions_of(plan, source, known, used, registry, options)
-    manifest = Manifest(names, identity, plan_digest(plan), versions, saved.format, tuple(files))
-    first = saved.files[0]
-    folder = destination_at(first.parent if isinstance(first, RemotePath) else str(first.parent), registry)
-    text = manifest.to_text().encode()
-    name = MANIFEST_NAME if is_folder else manifest_name(first.name)
-    folder.put(name, lambda path: _write(path, text))
+    manifest = Manifest(text, identity, plan_digest(plan), versions, saved.format, tuple(files))
+    folder = destination_at(last.parent if isinstance(last, RemotePath) else str(last.parent), registry)
+    name = MANIFEST_NAME if is_folder else manifest_name(last.name)
+    document = manifest.to_text().encode()
+
+    def write(path: Path) -> None:
+        path.write_bytes(document)
+
+    folder.put(name, write)
 
 
-def refuse_manifest_of_folder_format(name: str) -> UsageError:
-    """Return the error that the files of a checkpoint that is written as one are not recorded."""
-    return UsageError(
-        f"manifest= (--manifest) records single files, and the format {name} writes a checkpoint as one.",
-        hint='Pass format="safetensors" (--format safetensors), or compare with: ckptbridge verify SRC DST.',
-    )
-
-
-def _write(path: Any, text: bytes) -> None:
-    path.write_bytes(text)
-
-
-def _named_source(src: Any, source: FlatState) -> tuple[str, SourceIdentity]:
-    if isinstance(src, str | os.PathLike | RemotePath):
-        place: Any = src
-        if isinstance(src, str) and scheme_of(src):
-            place = source.location
-        text = shown_url(place.url) if isinstance(place, RemotePath) else str(place)
-        return text, source_identity(source, place)
-    return "", SourceIdentity((), specs_digest(source.specs()))
+def _named_source(source: FlatState) -> tuple[str, SourceIdentity]:
+    """Return what a manifest records of a source; nothing but its tensors if it was in memory."""
+    if source.location is None:
+        return "", SourceIdentity((), specs_digest(source.specs()))
+    return str(source.location), source_identity(source)
 
 
 def _other_file(place: Location) -> WrittenFile:
@@ -105,13 +119,11 @@ def _other_file(place: Location) -> WrittenFile:
     return WrittenFile(place.name, size, file_digest(place))
 
 
-def _written_file(
-    place: Location, known: Mapping[Key, int], used: str, registry: Registry, budget: Budget
-) -> WrittenFile:
+def _written_file(place: Location, saved: Saved, registry: Registry, budget: Budget) -> WrittenFile:
     """Return what is recorded of a file of weights, whose tensors are compared with what was written."""
-    with open_state(place, format=used, registry=registry) as state:
+    with open_state(place, format=saved.format, registry=registry) as state:
         sums = {key: checksum(state.tensor(key), budget) for key in state}
-        differing = [key for key, crc in sums.items() if known.get(key, crc) != crc]
+        differing = [key for key, crc in sums.items() if saved.checksums.get(key, crc) != crc]
         if differing:
             raise VerificationError(
                 "the file was changed after it was written.",

@@ -27,7 +27,7 @@ class Damage:
 
     Args:
         file: Its name.
-        problem: ``"missing"``, ``"extra"``, ``"size"``, ``"tensors"`` (values of tensors differ), ``"header"``
+        problem: ``"missing"``, ``"extra"``, ``"size"``, ``"tensors"`` (values differ), ``"header"``
             (tensors cannot be read, or have other names, dtypes or shapes) or ``"content"`` (bytes differ
             that are of no tensor).
         text: What is wrong, as a sentence.
@@ -237,7 +237,9 @@ class _Check:
             return Damage(file.name, "header", text)
         differing = [name for name in file.tensors if self._differs(state, names[name], file, name)]
         if differing:
-            text = f"{file.name}: the values of {count(len(differing), 'tensor')} differ: {listed(differing)}."
+            text = (
+                f"{file.name}: the values of {count(len(differing), 'tensor')} differ: {listed(differing)}."
+            )
             return Damage(file.name, "tensors", text, tuple(differing))
         text = f"the header or the padding of {file.name} differs; the values of its tensors are right."
         return Damage(file.name, "header", text)
