@@ -18,6 +18,7 @@ from bridge_core.io import (
     SourceFile,
     WritableFileSystem,
     is_plain_name,
+    repeated,
     replacing_file,
     scheme_of,
     scratch_folder,
@@ -205,7 +206,7 @@ class StoreFolder:
     def sizes(self) -> Mapping[str, int]:
         """Return the bytes of its files."""
         try:
-            entries = self.system.entries(self.url) or ()
+            entries = repeated(lambda: self.system.entries(self.url), "listing the folder", self.name) or ()
         except SourceNotFound:
             return {}
         sizes = {entry.name: entry.size for entry in entries if entry.size is not None}
@@ -230,12 +231,23 @@ class StoreFolder:
                 local.touch()
                 fill(local)
                 size = local.stat().st_size
-            self.system.upload(place.url, local)
+            self.upload(name, local)
         return size
 
+    def upload(self, name: str, path: Path) -> None:
+        """Upload a local file; a failed upload is repeated, as a failed request to read is.
+
+        Args:
+            name: Its name in the folder.
+            path: The local file.
+        """
+        place = self.place(name)
+        repeated(lambda: self.system.upload(place.url, path), "uploading the file", str(place))
+
     def remove(self, name: str) -> None:
-        """Remove a file."""
-        self.system.remove(self.place(name).url)
+        """Remove a file; a failed request is repeated."""
+        place = self.place(name)
+        repeated(lambda: self.system.remove(place.url), "removing the file", str(place))
 
     def remove_if_empty(self) -> None:
         """Do nothing: a folder without files does not exist."""
