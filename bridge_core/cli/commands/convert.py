@@ -61,7 +61,7 @@ __all__ = ["convert"]
 @click.option(
     "--manifest",
     is_flag=True,
-    help="Write the digests of the files and checksums of the tensors too, for 'ckptbridge verify --manifest'.",
+    help="Write digests of the files and checksums of the tensors too, for 'ckptbridge verify --manifest'.",
 )
 @click.option("--no-verify", is_flag=True, help="Do not read back and compare what was written.")
 @json_option

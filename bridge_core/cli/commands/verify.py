@@ -42,7 +42,7 @@ _SIDES = ("what SRC gives", "DST")
 @takes_registry
 @click.pass_context
 def verify(
-    context: click.Context, src: str, dst: str | None, manifest: bool, as_json: bool, **asked: Any
+    context: click.Context, /, src: str, dst: str | None, manifest: bool, as_json: bool, **asked: Any
 ) -> int:
     """Check that DST holds the weights of SRC, converted, bit for bit.
 
