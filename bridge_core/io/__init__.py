@@ -96,8 +96,7 @@ else:
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
-            "temporaries": "scratch_folder",
-            "temporaries": "sweep",
+            "temporaries": "scratch_folder sweep",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
             "urls": "scheme_of shown_url",
         },
