@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import WriteOptions, as_destined, guided, refuse_own_source, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, as_destined, guided, write_checkpoint
 from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
@@ -301,9 +301,9 @@ def convert(
         src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as source:
         refuse_empty(src, source)
-        refuse_own_source(source.location, destined)
         known, state, plan = plan_source(src, source, options, registry)
         result = plan.apply(state)
+        result.location = source.location  # which is not written over
         with (
             guided(
                 writing, known, source, destined, registry, layout=result.layout, follow_links=follow_links

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge_core.errors import AccessDenied, LimitExceeded, NeedsLocalPath, SourceNotFound
 from bridge_core.io.file_system import FileSystem, RemoteEntry
+from bridge_core.io.retries import repeated
 from bridge_core.io.urls import child_url, parent_url, shown_url, url_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ class RemotePath:
         self.system = system
         self.url = url
         self._seen = _seen or _Seen(system)
+
+    @classmethod
+    def pinned(cls, system: FileSystem, url: str) -> RemotePath:
+        """Return the path of a URL, which names the same content as long as it is read.
+
+        Raises:
+            SourceNotFound: There is no such thing to pin.
+            AccessDenied, RemoteFailure: The server does not answer.
+        """
+        return cls(system, repeated(lambda: system.pinned(url), "looking at it", shown_url(url)))
 
     @property
     def name(self) -> str:
@@ -212,7 +223,7 @@ class _Seen:
         if not is_known and isinstance(listing, dict):
             return listing.get(url_name(url))
         if not is_known:
-            answer = _answer(lambda: self._asked(url))
+            answer = _answer(lambda: repeated(lambda: self._asked(url), "looking at it", shown_url(url)))
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
         return _unless_refused(answer)
@@ -231,7 +242,8 @@ class _Seen:
         if not is_known and not ask:
             return None
         if not is_known:
-            listing = _answer(lambda: self._listing(url))
+            doing = "listing the folder"
+            listing = _answer(lambda: repeated(lambda: self._listing(url), doing, shown_url(url)))
             with self._lock:
                 self._listed.setdefault(key, listing)
         names = _unless_refused(self._listed[key])

@@ -195,11 +195,11 @@ def test_what_is_not_a_path_is_refused(path):
             use(path)
 
 
-def test_an_address_is_refused(tmp_path, monkeypatch):
+def test_an_address_of_no_file_system_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for use in (open_state, lambda path: convert(small(), path, to="neutral")):
-        with refused(UsageError, "https://example.org/a.npz", hint=("Download", "upload")):
-            use("https://example.org/a.npz")
+        with refused(UsageError, "ftp://example.org/a.npz", hint="s3"):
+            use("ftp://user:secret@example.org/a.npz")
     assert not names(tmp_path)
 
 

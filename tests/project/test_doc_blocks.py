@@ -78,6 +78,7 @@ NOT_RUN = {
     "plugins/ckptbridge-hdf5/README.md": {"pip install": INSTALLS, "ckptbridge convert": YOURS},
     "plugins/ckptbridge-orbax/README.md": {"pip install": INSTALLS, "ckptbridge inspect": YOURS},
     "plugins/ckptbridge-recipes/README.md": {"pip install": INSTALLS},
+    "plugins/ckptbridge-remote/README.md": {"pip install": INSTALLS, "ckptbridge inspect": YOURS},
     "plugins/ckptbridge-transformers/README.md": {"pip install": INSTALLS},
 }
 """Page -> how blocks of ``sh`` begin whose commands are only read -> why they are not run."""

@@ -31,7 +31,12 @@ class Hdf5Format:
     )
 
     def sniff(self, file: SourceFile) -> bool:
-        """Return whether the file has an HDF5 signature at one of the offsets that HDF5 allows."""
+        """Return whether the file has an HDF5 signature at one of the offsets that HDF5 allows.
+
+        Of a file at a URL only the beginning is looked at, since each of the other offsets costs a request.
+        """
+        if file.is_remote:
+            return file.size >= len(_SIGNATURE) and file.read(0, len(_SIGNATURE)) == _SIGNATURE
         offset = 0
         while offset + len(_SIGNATURE) <= file.size:
             if file.read(offset, len(_SIGNATURE)) == _SIGNATURE:
