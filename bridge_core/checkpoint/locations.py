@@ -89,8 +89,8 @@ def local_path(url: str) -> Path:
     parts = urllib.parse.urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise UsageError(
-            f"expected a file:// URL without a host, got the host {parts.netloc!r}.",
-            path=url,
+            f"expected a file:// URL without a host, got the host {parts.hostname!r}.",
+            path=shown_url(url),
             hint="Write three slashes: file:///folder/file.",
         )
     return Path(urllib.parse.unquote(parts.path))

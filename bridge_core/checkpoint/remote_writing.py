@@ -120,10 +120,9 @@ def _write_object(writer: FileWriter, place: RemotePath) -> Saved:
         _refuse_own_source(place, place)
     folder = StoreFolder(writable(place), place.parent.url)
     files = _Files(writer, folder)
-    with scratch_folder() as before:
-        changes = Changes(folder, before)
-        with changes.undone_on_failure():
-            files.put(_only_file(writer, place.name), changes.add if entry is None else folder.put)
+    changes = Changes(folder)
+    with changes.undone_on_failure():
+        files.put(_only_file(writer, place.name), changes.add if entry is None else changes.replace_last)
     writer.meter.finish()
     return files.saved((place.name,), place.parent)
 
@@ -141,24 +140,21 @@ def _write_folder(writer: FileWriter, place: RemotePath) -> Saved:
     planned = plan_files(writer.state, writer.format, options, taken=there)
     sidecar_files = _fillers(options)
     files = _Files(writer, folder)
-    with scratch_folder() as before:
-        changes = Changes(folder, before)
-        with changes.undone_on_failure():
-            for name in sorted(
-                sidecar_files.keys() - there
-            ):  # early, to see whether the store can be written
-                changes.add(name, sidecar_files[name])
-            for file in planned.files if planned.index_name is not None else ():
-                files.put(file, changes.add)
-            files.compare_sizes()
-            for name in sorted(sidecar_files.keys() & there):
-                changes.replace(name, sidecar_files[name])
-            if planned.index_name is not None:
-                put = changes.replace if planned.index_name in there else changes.add
-                files.put_index(planned, put)
-            else:
-                only = planned.files[0]
-                files.put(only, folder.put if only.name in there else changes.add)
+    changes = Changes(folder)
+    with changes.undone_on_failure():
+        for name in sorted(sidecar_files.keys() - there):  # early, to see whether the store can be written
+            changes.add(name, sidecar_files[name])
+        for file in planned.files if planned.index_name is not None else ():
+            files.put(file, changes.add)
+        files.compare_sizes()
+        for name in sorted(sidecar_files.keys() & there):
+            changes.replace(name, sidecar_files[name])
+        if planned.index_name is not None:
+            put = changes.replace if planned.index_name in there else changes.add
+            files.put_index(planned, put)
+        else:
+            only = planned.files[0]
+            files.put(only, changes.replace_last if only.name in there else changes.add)
     weights = is_weights_name(writer.registry.formats.values())
     _remove_old(folder, [name for name in there if weights(name) and name not in planned.names])
     writer.meter.finish()

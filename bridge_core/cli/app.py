@@ -116,7 +116,7 @@ def _run(call: Callable[[], Any], words: list[str]) -> int:
 
 
 def _shown_word(word: str) -> str:
-    """Return a word of the command as it is repeated: a URL without credentials.
+    """Return a word of the command to repeat: a URL without its credentials.
 
     >>> _shown_word("https://user:secret@host/w.npz"), _shown_word("--like=s3://bucket/w.npz?key=secret")
     ('https://host/w.npz', '--like=s3://bucket/w.npz')

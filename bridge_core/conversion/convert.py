@@ -303,7 +303,6 @@ def convert(
         refuse_empty(src, source)
         known, state, plan = plan_source(src, source, options, registry)
         result = plan.apply(state)
-        result.location = source.location  # which is not written over
         with (
             guided(
                 writing, known, source, destined, registry, layout=result.layout, follow_links=follow_links

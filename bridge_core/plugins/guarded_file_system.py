@@ -20,7 +20,12 @@ __all__ = ["guarded_system"]
 _Answer = TypeVar("_Answer")
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
-_WRITING = {"upload": "upload a file", "remove": "remove a file", "upload_folder": "upload a folder"}
+_OPTIONAL = {
+    "upload": "upload a file",
+    "remove": "remove a file",
+    "upload_folder": "upload a folder",
+    "download_command": "name the command that downloads it",
+}
 """Methods that only some file systems have -> what they do."""
 
 
@@ -47,19 +52,19 @@ class _GuardedFileSystem:
         self._registry = registry
         self.name = system.name
         self.schemes = system.schemes
-        for name, doing in _WRITING.items():
+        for name, doing in _OPTIONAL.items():
             if hasattr(system, name):
-                setattr(self, name, _Writing(self, name, doing))
+                setattr(self, name, _OptionalMethod(self, name, doing))
 
     def pinned(self, url: str) -> str:
-        """Return the URL that names the same content as long as it is read."""
+        """Return the URL that names the same content while it is read."""
         return self._call(url, "find out which version of it to read", self._pinned, url)
 
     def _pinned(self, url: str) -> str:
         pinned = self._system.pinned(url)
         if not isinstance(pinned, str) or scheme_of(pinned) not in self.schemes:
             what = shown_url(pinned) if isinstance(pinned, str) else type(pinned).__name__
-            raise TypeError(f"pinned: expected a URL of its own, got {what}")
+            raise TypeError(f"expected a URL of its own from `pinned`, got {what}")
         return pinned
 
     def entry(self, url: str) -> RemoteEntry | None:
@@ -81,7 +86,9 @@ class _GuardedFileSystem:
         entries = tuple(_checked_entry(entry, "entries") for entry in listing)
         for entry in entries:
             if entry.name in ("", ".", "..") or "/" in entry.name or "\0" in entry.name:
-                raise ValueError(f"entries: expected names of a folder's entries, got {entry.name!r:.80}")
+                raise ValueError(
+                    f"expected names of a folder's entries from `entries`, got {entry.name!r:.80}"
+                )
         return entries
 
     def read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
@@ -91,9 +98,11 @@ class _GuardedFileSystem:
     def _read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
         answer = self._system.read(url, start, nbytes, entry)
         if not isinstance(answer, RangeAnswer):
-            raise TypeError(f"read: expected a RangeAnswer, got {type(answer).__name__}")
+            raise TypeError(f"expected a RangeAnswer from `read`, got {type(answer).__name__}")
         if not isinstance(answer.version, str):
-            raise TypeError(f"read: expected a text as the version, got {type(answer.version).__name__}")
+            raise TypeError(
+                f"expected a text as the version from `read`, got {type(answer.version).__name__}"
+            )
         memoryview(answer.data).cast("B")
         return answer
 
@@ -125,8 +134,8 @@ class _GuardedFileSystem:
         return getattr(self._system, name)
 
 
-class _Writing:
-    """A method that writes, under the guard."""
+class _OptionalMethod:
+    """A method that only some file systems have, under the guard."""
 
     def __init__(self, guarded: _GuardedFileSystem, name: str, doing: str) -> None:
         self._guarded, self._name, self._doing = guarded, name, doing
@@ -138,12 +147,12 @@ class _Writing:
 
 def _checked_entry(entry: object, method: str) -> RemoteEntry:
     if not isinstance(entry, RemoteEntry):
-        raise TypeError(f"{method}: expected a RemoteEntry, got {type(entry).__name__}")
+        raise TypeError(f"expected a RemoteEntry from `{method}`, got {type(entry).__name__}")
     if not isinstance(entry.name, str) or not isinstance(entry.version, str):
-        raise TypeError(f"{method}: expected texts as name and version, got {entry.name!r:.80}")
+        raise TypeError(f"expected texts as name and version from `{method}`, got {entry.name!r:.80}")
     size = entry.size
     if size is not None and (type(size) is not int or size < 0):
-        raise TypeError(f"{method}: expected the size of {entry.name!r:.80} in bytes, got {size!r:.80}")
+        raise TypeError(f"`{method}`: expected the size of {entry.name!r:.80} in bytes, got {size!r:.80}")
     return entry
 
 
@@ -166,4 +175,6 @@ def _without_secrets(text: str, url: str) -> str:
 def _place_of(error: BaseException) -> str:
     """Return where in the plugin's code an error was raised, in place of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if not frames or frames[-1].filename == __file__:  # of a check above
+        return ""
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"

@@ -84,7 +84,7 @@ class FileSystemWriting(FileSystemHarness):
         for time in ("first", "second"):
             outcome = outcome_of(system.remove, url)
             assert outcome.error is None, (
-                f"removing a file for the {time} time raised {outcome}: one that does not exist is no error"
+                f"removing a file for the {time} time raised {outcome}: accept one that does not exist"
             )
             entry = outcome_of(system.entry, url).value
             assert entry is None or entry.is_folder, "a file is still there after it was removed"

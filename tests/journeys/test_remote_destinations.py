@@ -1,5 +1,6 @@
 """Writing to URLs: what is there at every step, and after every failure."""
 
+import errno
 import json
 import tempfile
 
@@ -13,6 +14,7 @@ from bridge_core import (
     FlatState,
     IntegrityError,
     SourceNotFound,
+    SystemFailure,
     UsageError,
     VerificationError,
     convert,
@@ -21,7 +23,7 @@ from bridge_core import (
 )
 from bridge_core.checkpoint import remote_writing
 from bridge_core.errors import AccessDenied, NeedsLocalPath, RemoteFailure
-from bridge_core.io import RemotePath
+from bridge_core.io import RemotePath, syscalls
 from bridge_core.plugins import given_registry
 
 FOLDER = "mem://host/run/"
@@ -193,7 +195,9 @@ def test_a_folder_that_exists_needs_no_slash(store, registry):
 def test_progress_counts_uploads_and_only_rises(store, registry):
     reports = []
     save(state(), FOLDER, registry, progress=reports.append)
-    assert {report.phase for report in reports} == {"writing", "verifying", "uploading"}
+    phases = [report.phase for report in reports]
+    assert {*phases} == {"writing", "verifying", "uploading"}
+    assert phases.count("uploading") >= 3, "one for each file"
     done = [report.done for report in reports]
     assert done == sorted(done)
     assert {report.total for report in reports} == {3 * 6 * 16} == {done[-1]}
@@ -201,7 +205,7 @@ def test_progress_counts_uploads_and_only_rises(store, registry):
 
 # Failures.
 
-ERRORS = [RemoteFailure("the server answered 400."), AccessDenied("no permission."), KeyboardInterrupt()]
+ERRORS = [RemoteFailure("the server answered 400."), KeyboardInterrupt()]
 
 
 @pytest.mark.parametrize("step", range(5))
@@ -235,6 +239,18 @@ def test_a_shard_that_differs_is_not_uploaded_and_nothing_is_left(store, registr
     assert [step for step in store.steps if step[0] == "upload"] == [
         ("upload", name) for name in SHARDS[:number]
     ]
+
+
+def test_a_full_disk_is_named_with_the_folder_and_the_way_out(store, registry, own_temporaries, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(syscalls, "pwrite", full)
+    with refused(
+        SystemFailure, f"{FOLDER}{SHARDS[0]}", hint=(str(own_temporaries), "TMPDIR", "--max-shard-size")
+    ):
+        save(state(), FOLDER, registry)
+    assert store.files == {}
 
 
 def test_a_store_that_lists_another_size_is_not_given_an_index(store, registry):
@@ -321,6 +337,22 @@ def test_a_failure_while_a_set_is_replaced_loses_nothing(store, registry, step, 
     assert store.content() == before
 
 
+@pytest.mark.parametrize("arrives", [False, True])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_weights_that_are_replaced_stay_with_their_own_config(store, registry, arrives, error):
+    options = {"max_shard_size": 1000, "overwrite": True}
+    save(state(), FOLDER, registry, sidecar_files={"config.json": b"old"}, **options)
+    before = store.content()
+    store.failing_step, store.arrives, store.error = len(store.steps) + 1, arrives, error
+    with pytest.raises(type(error)) as caught:
+        save(state(50.0), FOLDER, registry, sidecar_files={"config.json": b"new"}, **options)
+    if arrives:
+        assert (value_at(FOLDER, registry), store.files["host/run/config.json"]) == (50, b"new")
+        assert "arrived" in (getattr(caught.value, "hint", "") or "arrived")
+    else:
+        assert store.content() == before
+
+
 def test_an_index_that_cannot_be_restored_keeps_its_shards(store, registry):
     save(state(), FOLDER, registry)
     store.steps.clear()
@@ -405,7 +437,9 @@ def test_a_single_file_that_fails_leaves_what_was_there(store, registry, arrives
         ("mem://host/a.safetensors", "mem://host/a.safetensors"),
     ],
 )
-def test_a_source_is_not_written_over(store, registry, source, destination):
+@pytest.mark.parametrize("to", ["torch", "neutral"])
+def test_a_source_is_not_written_over(store, registry, source, destination, to):
+    allowed = {"accept_guesses": True, "allow_unclaimed": True}
     save(state(), FOLDER, registry)
     save(state(), "mem://host/a.safetensors", registry, max_shard_size=None)
     before = store.content()
@@ -413,7 +447,9 @@ def test_a_source_is_not_written_over(store, registry, source, destination):
     with refused(DestinationExists, "source", hint="another"), open_state(source, registry=registry) as read:
         save(read, destination, registry, **options)
     with refused(DestinationExists, "source", hint="another"):
-        convert(source, destination, to="torch", registry=registry, overwrite=True)
+        convert(
+            source, destination, to=to, format="safetensors", registry=registry, overwrite=True, **allowed
+        )
     assert store.content() == before
 
 

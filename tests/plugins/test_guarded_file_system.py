@@ -51,6 +51,8 @@ CALLS = {
     "read": lambda system: system.read(URL, 0, 1, RemoteEntry("w.npz", 7)),
     "upload": lambda system: system.upload(URL, None),
     "remove": lambda system: system.remove(URL),
+    "upload_folder": lambda system: system.upload_folder(URL, None, ["w.npz"]),
+    "download_command": lambda system: system.download_command(URL, False),
 }
 
 
@@ -93,20 +95,20 @@ def test_errors_on_purpose_and_interruptions_pass(error):
 
 
 WRONG = {
-    "pinned: other scheme": ("pinned", returns("ftp://a"), "its own, got ftp://a"),
+    "pinned: other scheme": ("pinned", returns("ftp://a"), "from `pinned`, got ftp://a"),
     "pinned: none": ("pinned", returns(None), "NoneType"),
-    "entry: size": ("entry", returns(7), "RemoteEntry, got int"),
+    "entry: size": ("entry", returns(7), "from `entry`, got int"),
     "entry: text as size": ("entry", returns(RemoteEntry("w.npz", "7")), "'7'"),
     "entry: size below zero": ("entry", returns(RemoteEntry("w.npz", -1)), "-1"),
     "entry: no name": ("entry", returns(RemoteEntry(None, 1)), "None"),
     "entry: number as version": ("entry", returns(RemoteEntry("w.npz", 1, 5)), "version"),
-    "entries: names": ("entries", returns(["w.npz"]), "RemoteEntry, got str"),
+    "entries: names": ("entries", returns(["w.npz"]), "from `entries`, got str"),
     "entries: number": ("entries", returns(3), "not iterable"),
     "entries: path": ("entries", returns([RemoteEntry("a/w.npz", 1)]), "'a/w.npz'"),
     "entries: parent": ("entries", returns([RemoteEntry("..")]), "'..'"),
-    "read: bytes": ("read", returns(b"c"), "RangeAnswer, got bytes"),
+    "read: bytes": ("read", returns(b"c"), "RangeAnswer from `read`, got bytes"),
     "read: text": ("read", returns(RangeAnswer("c")), "bytes-like"),
-    "read: number as version": ("read", returns(RangeAnswer(b"c", 5)), "version, got int"),
+    "read: number as version": ("read", returns(RangeAnswer(b"c", 5)), "version from `read`, got int"),
 }
 
 

@@ -625,7 +625,7 @@ BROKEN = [
     (EmptiesFirst, FAILED, "changed the file that was there"),
     (LeavesParts, FAILED, "remove what was sent"),
     (ShowsErrorsOfTheSystem, FAILED, "FileNotFoundError", "raise SourceNotFound"),
-    (RemovesOnce, REMOVED, "second time", "is no error"),
+    (RemovesOnce, REMOVED, "second time", "accept one"),
     (RemovesPrefixes, REMOVED, "removed another file"),
     (RemovesNothing, REMOVED, "still there"),
 ]
