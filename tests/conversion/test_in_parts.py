@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from support.errors import refused
+from support.toy_library import CONFIG, Zoo, make_folder, zoo_registry
 from support.work_parts import contents, in_one_process, list_of, without_manifest, write_source
 
 from bridge_core import (
@@ -34,8 +35,8 @@ from bridge_core.work import read_work_list
 RECEIPTS = ".ckptbridge-work"
 
 
-def run_all(work):
-    return [run_part(work, part) for part in range(1, len(work.parts) + 1)]
+def run_all(work, **options):
+    return [run_part(work, part, **options) for part in range(1, len(work.parts) + 1)]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6, 9])
@@ -94,7 +95,7 @@ def test_a_sharded_source_and_a_template_are_found_again(tmp_path):
     assert without_manifest(tmp_path / "out") == in_one_process(tmp_path)
 
 
-def test_sidecar_files_are_copied_and_one_file_needs_no_index(tmp_path):
+def test_one_file_needs_no_index(tmp_path):
     write_source(tmp_path / "source.safetensors")
     work = make_work(tmp_path / "source.safetensors", tmp_path / "out", to="torch", parts=4)
     assert [file.name for file in work.files] == ["model.safetensors"]
@@ -103,6 +104,23 @@ def test_sidecar_files_are_copied_and_one_file_needs_no_index(tmp_path):
     assert [path.name for path in report.files] == ["model.safetensors"]
     with open_state(tmp_path / "out") as state:
         assert len(state) == 12
+
+
+def test_sidecar_files_of_a_model_library_are_copied_and_belong_to_the_source(tmp_path):
+    source, registry = make_folder(tmp_path / "zoo"), zoo_registry(Zoo(base_name="net"))
+    options = {"to": "flax", "max_shard_size": 100, "registry": registry}
+    work = make_work(source, tmp_path / "out", parts=2, **options)
+    assert CONFIG in {file.name for file in work.identity.files}
+    assert work.versions["tests"] == ""
+    run_all(work, registry=registry)
+    report = finish_work(work, registry=registry)
+    assert report.sidecar_files == (tmp_path / "out" / CONFIG,)
+    convert(source, tmp_path / "one/", **options)
+    assert without_manifest(tmp_path / "out") == contents(tmp_path / "one")
+    assert verify_manifest(tmp_path / "out").files == len(report.files) + 1
+    (source / CONFIG).write_text((source / CONFIG).read_text() + " ")
+    with refused(IntegrityError, CONFIG):
+        finish_work(work, registry=registry)
 
 
 def test_files_that_are_complete_are_not_written_again(tmp_path):
