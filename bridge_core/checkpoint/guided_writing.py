@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bridge_core.checkpoint.checkpoint_writer import chosen_format
+from bridge_core.checkpoint.format_choice import chosen_format
 from bridge_core.checkpoint.write_options import WriteOptions
 from bridge_core.formats import FolderFormat
 from bridge_core.io import SourceFile, open_listed

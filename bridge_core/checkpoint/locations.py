@@ -8,11 +8,11 @@ from pathlib import Path
 
 from bridge_core.checkpoint.write_options import StrPath, as_path
 from bridge_core.errors import MissingDependency, UsageError
-from bridge_core.io import Location, RemotePath, scheme_of, shown_url
+from bridge_core.io import FileSystem, Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
 from bridge_core.plugins import Registry
 
-__all__ = ["locate"]
+__all__ = ["local_path", "locate", "system_of"]
 
 _EXTRAS = {"hf": "hf", "s3": "remote", "gs": "remote", "http": "remote", "https": "remote"}
 """Scheme -> extra of ckptbridge that installs its file system."""
@@ -37,26 +37,46 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
     if text is None or scheme is None or os.path.lexists(text):
         return as_path(path)
     if scheme == "file":
-        return _local_path(text)
+        return local_path(text)
+    system = system_of(text, registry)
+    return RemotePath(system, system.pinned(text))
+
+
+def system_of(url: str, registry: Registry) -> FileSystem:
+    """Return the file system of a URL.
+
+    Args:
+        url: The URL.
+        registry: Where file systems are found.
+
+    Raises:
+        MissingDependency: The file system of the scheme is not installed.
+        UsageError: No file system has the scheme.
+    """
+    scheme = scheme_of(url) or ""
     system = registry.filesystem_of(scheme)
     if system is not None:
-        return RemotePath(system, system.pinned(text))
+        return system
     if scheme in _EXTRAS:
         raise MissingDependency(
-            f"reading {scheme}:// needs a plugin that is not installed.",
-            path=shown_url(text),
+            f"{scheme}:// needs a plugin that is not installed.",
+            path=shown_url(url),
             hint=f"Run: pip install 'ckptbridge[{_EXTRAS[scheme]}]'.",
         )
     known = {"file", *_EXTRAS, *(one for system in registry.filesystems.values() for one in system.schemes)}
     raise UsageError(
-        f"no file system reads {scheme}:// URLs.",
-        path=shown_url(text),
+        f"no file system has {scheme}:// URLs.",
+        path=shown_url(url),
         hint=nearest(scheme, sorted(known), listing="Known"),
     )
 
 
-def _local_path(url: str) -> Path:
-    """Return the path of a ``file://`` URL."""
+def local_path(url: str) -> Path:
+    """Return the path of a ``file://`` URL.
+
+    Raises:
+        UsageError: The URL names a host.
+    """
     parts = urllib.parse.urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise UsageError(

@@ -28,14 +28,22 @@ if TYPE_CHECKING:
         RemoteEntry as RemoteEntry,
         WritableFileSystem as WritableFileSystem,
     )
-    from bridge_core.io.location import Location as Location, open_location as open_location
+    from bridge_core.io.location import (
+        Location as Location,
+        exists_beside as exists_beside,
+        is_location as is_location,
+        names_beside as names_beside,
+        open_listed as open_listed,
+        open_location as open_location,
+        size_of as size_of,
+    )
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
+    from bridge_core.io.remote_folder import RemoteFolder as RemoteFolder, folder_at as folder_at
     from bridge_core.io.remote_path import RemotePath as RemotePath
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
         nearest_file as nearest_file,
-        open_listed as open_listed,
     )
     from bridge_core.io.source_folder import SourceFolder as SourceFolder
     from bridge_core.io.strict_json import parse_json as parse_json
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
         start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
+    from bridge_core.io.temporaries import scratch_folder as scratch_folder
     from bridge_core.io.toml_text import (
         TomlText as TomlText,
         parse_toml as parse_toml,
@@ -68,15 +77,17 @@ else:
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
             "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
-            "location": "Location open_location",
+            "location": "Location exists_beside is_location names_beside open_listed open_location size_of",
             "remote_file": "RemoteFile",
+            "remote_folder": "RemoteFolder folder_at",
             "remote_path": "RemotePath",
-            "source_file": "SourceFile is_plain_name nearest_file open_listed",
+            "source_file": "SourceFile is_plain_name nearest_file",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
+            "temporaries": "scratch_folder",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
             "urls": "scheme_of shown_url",
         },

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from bridge_core.errors import LimitExceeded, NeedsLocalPath, SourceNotFound
+from bridge_core.errors import AccessDenied, LimitExceeded, NeedsLocalPath, SourceNotFound
 from bridge_core.io.file_system import FileSystem, RemoteEntry
 from bridge_core.io.urls import child_url, parent_url, shown_url, url_name
 
@@ -114,7 +114,7 @@ class RemotePath:
         Raises:
             NeedsLocalPath: The server does not list folders.
         """
-        names = self._seen.names(self.url)
+        names = self.names()
         if names is None:
             raise NeedsLocalPath(
                 "the server does not list its folders, so that the weights in one cannot be found.",
@@ -123,6 +123,25 @@ class RemotePath:
             )
         for name in names:
             yield self / name
+
+    def names(self) -> tuple[str, ...] | None:
+        """Return the names in the folder, sorted; None if the server lists no folders.
+
+        Raises:
+            AccessDenied: The server does not permit listing it.
+        """
+        return self._seen.names(self.url)
+
+    def listed_names(self) -> tuple[str, ...]:
+        """Return the names in the folder, sorted; none where the server lists none or refuses to."""
+        try:
+            return self.names() or ()
+        except (AccessDenied, SourceNotFound):
+            return ()
+
+    def seen_names(self) -> tuple[str, ...]:
+        """Return the names in the folder as far as they are known; the server is not asked."""
+        return self._seen.names(self.url, ask=False) or ()
 
     def open_source(self) -> RemoteFile:
         """Open the file.
@@ -170,25 +189,26 @@ class RemotePath:
 
 
 class _Seen:
-    """What a server said of files and folders, asked once each."""
+    """What a server said of files and folders, asked once each; a refusal is remembered as well."""
 
     def __init__(self, system: FileSystem) -> None:
         self._system = system
         self._lock = threading.Lock()
-        self._entries: dict[str, RemoteEntry | None] = {}
-        self._listed: dict[str, dict[str, RemoteEntry] | None] = {}
+        self._entries: dict[str, RemoteEntry | AccessDenied | None] = {}
+        self._listed: dict[str, dict[str, RemoteEntry] | AccessDenied | None] = {}
 
     def entry(self, url: str) -> RemoteEntry | None:
         key = url.rstrip("/")
         with self._lock:
-            if key in self._entries:
-                return self._entries[key]
+            is_known, answer = key in self._entries, self._entries.get(key)
             listing = self._listed.get(parent_url(url).rstrip("/"))
-        if listing is not None:
+        if not is_known and isinstance(listing, dict):
             return listing.get(url_name(url))
-        entry = self._asked(url)
-        with self._lock:
-            return self._entries.setdefault(key, entry)
+        if not is_known:
+            answer = _answer(lambda: self._asked(url))
+            with self._lock:
+                answer = self._entries.setdefault(key, answer)
+        return _unless_refused(answer)
 
     def _asked(self, url: str) -> RemoteEntry | None:
         try:
@@ -196,13 +216,37 @@ class _Seen:
         except SourceNotFound:
             return None
 
-    def names(self, url: str) -> tuple[str, ...] | None:
-        """Return the names in a folder, sorted; None if the server lists none."""
+    def names(self, url: str, *, ask: bool = True) -> tuple[str, ...] | None:
+        """Return the names in a folder, sorted; None if the server lists none, or was not to be asked."""
         key = url.rstrip("/")
-        if key not in self._listed:
-            entries = self._system.entries(url)
-            listing = None if entries is None else {entry.name: entry for entry in entries}
+        with self._lock:
+            is_known = key in self._listed
+        if not is_known and not ask:
+            return None
+        if not is_known:
+            listing = _answer(lambda: self._listing(url))
             with self._lock:
                 self._listed.setdefault(key, listing)
-        listing = self._listed[key]
-        return None if listing is None else tuple(sorted(listing))
+        names = _unless_refused(self._listed[key])
+        return None if names is None else tuple(sorted(names))
+
+    def _listing(self, url: str) -> dict[str, RemoteEntry] | None:
+        entries = self._system.entries(url)
+        return None if entries is None else {entry.name: entry for entry in entries}
+
+
+_Answer = TypeVar("_Answer")
+
+
+def _answer(ask: Callable[[], _Answer]) -> _Answer | AccessDenied:
+    """Return what a server answers, or its refusal."""
+    try:
+        return ask()
+    except AccessDenied as err:
+        return err
+
+
+def _unless_refused(answer: _Answer | AccessDenied) -> _Answer:
+    if isinstance(answer, AccessDenied):
+        raise AccessDenied(answer.message, path=answer.path, hint=answer.hint) from None
+    return answer

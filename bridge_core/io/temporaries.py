@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bridge_core.io import syscalls
+from bridge_core.io.system_errors import system_failures
 
 __all__ = [
     "ABANDONED_SECONDS",
     "neighbour",
     "OLD",
     "remove",
+    "scratch_folder",
     "sweep",
     "TEMP_MARK",
     "temporary",
@@ -66,6 +68,26 @@ def temporary(final: Path, create: Callable[[Path], None]) -> Iterator[Path]:
             remove(path)
         if lock is not None and lock != _NO_LOCK:
             os.close(lock)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a private folder among the system's temporary files, and remove it afterwards.
+
+    What killed processes left there is removed first. ``TMPDIR`` names the folder of temporary files, as for
+    the module `tempfile`.
+
+    Raises:
+        SystemFailure: The system refuses.
+    """
+    import tempfile
+
+    final = Path(tempfile.gettempdir()).resolve() / "upload"
+    with contextlib.ExitStack() as stack:
+        with system_failures(final.parent, "making a temporary folder"):
+            sweep(final)
+            path = stack.enter_context(temporary(final, lambda new: new.mkdir(mode=0o700)))
+        yield path
 
 
 def neighbour(final: Path, kind: str = "") -> Path:

@@ -1,0 +1,1 @@
+"""Conversions in parts: lists, parts, receipts, manifests."""
