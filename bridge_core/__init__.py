@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         rules as rules,
         state as state,
         transfer as transfer,
+        work as work,
     )
     from bridge_core.checkpoint import (
         open_state as open_state,
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
     from bridge_core.conversion import (
         Report as Report,
         convert as convert,
+        finish_work as finish_work,
         from_neutral as from_neutral,
+        make_work as make_work,
         plan_conversion as plan_conversion,
+        run_part as run_part,
         to_neutral as to_neutral,
         verify as verify,
+        verify_manifest as verify_manifest,
+        work_status as work_status,
     )
     from bridge_core.errors import (
         AmbiguousLayerError as AmbiguousLayerError,
@@ -134,7 +140,10 @@ else:
         __name__,
         {
             "checkpoint": "open_state save_state",
-            "conversion": "convert from_neutral plan_conversion Report to_neutral verify",
+            "conversion": (
+                "convert finish_work from_neutral make_work plan_conversion Report run_part to_neutral verify "
+                "verify_manifest work_status"
+            ),
             "errors": (
                 "AmbiguousLayerError BadInputError BridgeError BridgeWarning ConversionError "
                 "ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
@@ -161,7 +170,8 @@ else:
             "transfer": "compare_states load_values Progress",
         },
         packages=(
-            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer"
+            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer "
+            "work"
         ),
         moved={
             "Array": "bridge_core.state:Array",

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
         destination_at as destination_at,
     )
     from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
+    from bridge_core.checkpoint.file_writing import FileWriter as FileWriter
     from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
     from bridge_core.checkpoint.guided_writing import guided as guided
+    from bridge_core.checkpoint.locations import locate as locate, location_of as location_of
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
         read_config as read_config,
@@ -40,8 +42,10 @@ else:
             "checkpoint_writer": "write_checkpoint",
             "destinations": "Destination as_destined destination_at",
             "detect_format": "is_set_of_shards",
+            "file_writing": "FileWriter",
             "folder_checkpoint": "contents_of",
             "guided_writing": "guided",
+            "locations": "locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
             "partial_files": "Part part_of",

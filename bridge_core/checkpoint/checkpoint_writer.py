@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from bridge_core.checkpoint.destination_errors import shown_as
+from bridge_core.checkpoint.destinations import as_destined
 from bridge_core.checkpoint.file_writing import FileWriter
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import plan_files
-from bridge_core.checkpoint.write_checks import checked_state
-from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
+from bridge_core.checkpoint.write_checks import checked_state, refuse_other_checkpoint
+from bridge_core.checkpoint.write_options import Destined, WriteOptions, as_path
 from bridge_core.errors import DestinationExists
 from bridge_core.formats import FolderFormat
-from bridge_core.io import replacing_file, replacing_folder
+from bridge_core.io import RemotePath, replacing_file, replacing_folder
 from bridge_core.messages import log
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
@@ -23,35 +24,26 @@ from bridge_core.state import FlatState, Key
 __all__ = ["write_checkpoint"]
 
 
-def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, registry: Registry) -> Saved:
+def write_checkpoint(state: FlatState, path: Destined, options: WriteOptions, registry: Registry) -> Saved:
     """Write a state to a file or a folder; errors as in `save_state`."""
-    destination = as_path(path)
+    path = as_destined(path, registry)
+    destination = path if isinstance(path, RemotePath) else as_path(path)
     state, used = checked_state(state, path, options, registry)
     log("checkpoint", "writing %s as %s: %d bytes", destination, used.name, state.nbytes)
+    if isinstance(destination, RemotePath):
+        from bridge_core.checkpoint.remote_writing import write_remote_checkpoint
+
+        return write_remote_checkpoint(state, destination, used, options, registry)
     if isinstance(used, FolderFormat):
         from bridge_core.checkpoint.folder_writing import write_folder_checkpoint
 
         return write_folder_checkpoint(state, destination, used, options, registry)
     writer = FileWriter(state, used, registry, options)
     if options.fills_folder(path):
-        _refuse_other_checkpoint(destination, options, registry)
+        refuse_other_checkpoint(destination, options, registry)
         return _write_folder(writer, destination)
     _refuse_part(state, destination)
     return _write_file(writer, destination)
-
-
-def _refuse_other_checkpoint(folder: Path, options: WriteOptions, registry: Registry) -> None:
-    """Refuse to add files of weights to a folder checkpoint: they would be read in its place."""
-    from bridge_core.checkpoint.folder_checkpoint import own_checkpoint
-
-    if is_folder(folder) and (other := own_checkpoint(folder, registry)):
-        way = f'pass format="{other.name}" (--format {other.name})' if options.format is None else ""
-        raise DestinationExists(
-            f"the destination is a checkpoint of the format {other.name}, and files of weights in it would "
-            "be read in its place.",
-            path=folder,
-            hint="Give the name of a file or of a new folder" + (f", or {way}." if way else "."),
-        )
 
 
 def _refuse_part(state: FlatState, destination: Path) -> None:

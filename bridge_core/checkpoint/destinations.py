@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from bridge_core.checkpoint.destination_errors import shown_as
 from bridge_core.checkpoint.locations import local_path, system_of
 from bridge_core.checkpoint.write_options import Destined, as_path
-from bridge_core.errors import LimitExceeded, UsageError
+from bridge_core.errors import LimitExceeded, SourceNotFound, UsageError
 from bridge_core.io import (
+    CommitsFolders,
     RemotePath,
     SourceFile,
     WritableFileSystem,
@@ -25,7 +26,7 @@ from bridge_core.io import (
 )
 from bridge_core.plugins import Registry
 
-__all__ = ["Destination", "LocalFolder", "RemoteFolder", "as_destined", "destination_at", "writable"]
+__all__ = ["Destination", "LocalFolder", "StoreFolder", "as_destined", "destination_at", "writable"]
 
 
 class Destination(Protocol):
@@ -46,6 +47,10 @@ class Destination(Protocol):
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the files in it, sorted; none if there is no such folder."""
+        ...
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the bytes of the files in it, by name; nothing if there is no such folder."""
         ...
 
     def size(self, name: str) -> int | None:
@@ -116,12 +121,16 @@ class LocalFolder:
 
     def names(self) -> tuple[str, ...]:
         """Return the names of its files."""
+        return tuple(self.sizes())
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the bytes of its files."""
         with system_failures(self.path, "reading"):
             try:
-                entries = list(os.scandir(self.path))
+                paths = sorted(self.path.iterdir())
             except FileNotFoundError:
-                return ()
-            return tuple(sorted(entry.name for entry in entries if entry.is_file()))
+                return {}
+            return {path.name: path.stat().st_size for path in paths if path.is_file()}
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file."""
@@ -160,7 +169,7 @@ class LocalFolder:
             self.path.mkdir(exist_ok=True)
 
 
-class RemoteFolder:
+class StoreFolder:
     """A folder at a URL of a store; it exists as long as it holds a file.
 
     Args:
@@ -177,9 +186,9 @@ class RemoteFolder:
         """Its URL without credentials."""
         return shown_url(self.url)
 
-    def folder(self, name: str) -> RemoteFolder:
+    def folder(self, name: str) -> StoreFolder:
         """Return a folder in it."""
-        return RemoteFolder(self.system, self.place(name).url)
+        return StoreFolder(self.system, self.place(name).url)
 
     def place(self, name: str) -> RemotePath:
         """Return where a file is, or will be; nothing that the server said before is remembered.
@@ -191,9 +200,16 @@ class RemoteFolder:
 
     def names(self) -> tuple[str, ...]:
         """Return the names of its files."""
-        return tuple(
-            sorted(entry.name for entry in self.system.entries(self.url) or () if not entry.is_folder)
-        )
+        return tuple(self.sizes())
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the bytes of its files."""
+        try:
+            entries = self.system.entries(self.url) or ()
+        except SourceNotFound:
+            return {}
+        sizes = {entry.name: entry.size for entry in entries if entry.size is not None}
+        return dict(sorted(sizes.items()))
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file."""
@@ -238,7 +254,7 @@ def destination_at(path: Destined, registry: Registry) -> Destination:
     """
     destined = as_destined(path, registry)
     if isinstance(destined, RemotePath):
-        return RemoteFolder(writable(destined), destined.url)
+        return StoreFolder(writable(destined), destined.url)
     return LocalFolder(as_path(destined))
 
 
@@ -254,15 +270,13 @@ def as_destined(path: Destined, registry: Registry) -> Destined:
     """
     text = os.fspath(path) if isinstance(path, str) else None
     if text is None or scheme_of(text) is None or os.path.lexists(text):
-        if isinstance(path, RemotePath):
+        if isinstance(path, RemotePath) and not isinstance(path.system, CommitsFolders):
             writable(path)
         return path
     if scheme_of(text) == "file":
         place = local_path(text)
         return f"{place}{os.sep}" if text.endswith("/") else place
-    remote = RemotePath(system_of(text, registry), text)
-    writable(remote)
-    return remote
+    return as_destined(RemotePath(system_of(text, registry), text), registry)
 
 
 def writable(place: RemotePath) -> WritableFileSystem:
@@ -273,6 +287,13 @@ def writable(place: RemotePath) -> WritableFileSystem:
     """
     if isinstance(place.system, WritableFileSystem):
         return place.system
+    if isinstance(place.system, CommitsFolders):
+        raise UsageError(
+            "expected a destination whose files are written one at a time; here all files are written in one "
+            "step.",
+            path=str(place),
+            hint="Convert in one process, without parts and resume.",
+        )
     scheme = scheme_of(place.url)
     raise UsageError(
         f"expected a destination that can be written, got a {scheme}:// URL, which can only be read.",

@@ -11,8 +11,9 @@ from bridge_core.errors import MissingDependency, UsageError
 from bridge_core.io import FileSystem, Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
 from bridge_core.plugins import Registry
+from bridge_core.state import FlatState
 
-__all__ = ["local_path", "locate", "system_of"]
+__all__ = ["local_path", "locate", "location_of", "system_of"]
 
 _EXTRAS = {"hf": "hf", "s3": "remote", "gs": "remote", "http": "remote", "https": "remote"}
 """Scheme -> extra of ckptbridge that installs its file system."""
@@ -69,6 +70,14 @@ def system_of(url: str, registry: Registry) -> FileSystem:
         path=shown_url(url),
         hint=nearest(scheme, sorted(known), listing="Known"),
     )
+
+
+def location_of(state: FlatState) -> Location | None:
+    """Return the file or folder that a state was opened from; None for one in memory."""
+    if state.location is not None:
+        return state.location
+    where = state.metadata.provenance.get("path")
+    return None if not where or scheme_of(where) else Path(where)
 
 
 def local_path(url: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +31,13 @@ class PlannedFile:
     Args:
         name: Its name in the folder.
         keys: The keys of its tensors, tied ones included, in the order of the state.
+        nbytes: Bytes of its tensors; tied ones count once.
         is_shard: Whether it holds a part of the state, and an index the metadata.
     """
 
     name: str
     keys: tuple[Key, ...]
+    nbytes: int
     is_shard: bool
 
     def part_of(self, state: FlatState) -> FlatState:
@@ -69,7 +73,9 @@ class PlannedFiles:
         return (*(file.name for file in self.files), *([self.index_name] if self.index_name else []))
 
 
-def plan_files(state: FlatState, used: Format, options: WriteOptions) -> PlannedFiles:
+def plan_files(
+    state: FlatState, used: Format, options: WriteOptions, *, taken: Collection[str] = ()
+) -> PlannedFiles:
     """Return the files of a folder that holds a state: one, or shards and an index.
 
     Only specs, ties and metadata are used; no value is read.
@@ -78,6 +84,8 @@ def plan_files(state: FlatState, used: Format, options: WriteOptions) -> Planned
         state: The state, as `checked_state` returns it.
         used: The format.
         options: The largest shard, and the first part of the names.
+        taken: Names that no shard may have: those of files that must stay until the index is replaced. The
+            shards are then named as those of a variant, ``model.v2-00001-of-00002.safetensors``.
 
     Raises:
         UsageError: The format has no usual names, or the limit is less than 1 byte.
@@ -89,13 +97,32 @@ def plan_files(state: FlatState, used: Format, options: WriteOptions) -> Planned
     names = usual_names(used, options)
     groups = partition(state, options.shard_nbytes or _UNLIMITED, names)
     if len(groups) == 1:
-        return PlannedFiles((PlannedFile(names.single, tuple(groups[0]), is_shard=False),))
+        only = PlannedFile(names.single, tuple(groups[0]), _nbytes(state, groups[0]), is_shard=False)
+        return PlannedFiles((only,))
+    shards = _shard_names(names, len(groups), taken)
     files = tuple(
-        PlannedFile(names.shard.format(index=number, count=len(groups)), tuple(keys), is_shard=True)
-        for number, keys in enumerate(groups, 1)
+        PlannedFile(name, tuple(keys), _nbytes(state, keys), is_shard=True)
+        for name, keys in zip(shards, groups, strict=True)
     )
     holders = {key: file.name for file in files for key in file.keys}
     return PlannedFiles(files, names.index, index_text(state, holders, names))
+
+
+def _shard_names(names: ShardNames, number: int, taken: Collection[str]) -> list[str]:
+    """Return the names of shards, as those of the first variant that has no name that is taken."""
+    base_name = names.single.partition(".")[0]
+    for version in itertools.count(1):
+        first = base_name if version == 1 else f"{base_name}.v{version}"
+        template = first + names.shard.removeprefix(base_name)
+        shards = [template.format(index=index, count=number) for index in range(1, number + 1)]
+        if not {*shards} & {*taken}:
+            return shards
+    raise AssertionError("unreachable")
+
+
+def _nbytes(state: FlatState, keys: Iterable[Key]) -> int:
+    ties = state.metadata.ties
+    return sum(state.spec(key).nbytes for key in keys if key not in ties)
 
 
 def usual_names(used: Format, options: WriteOptions) -> ShardNames:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from bridge_core.checkpoint.format_choice import chosen_format
-from bridge_core.checkpoint.write_options import Destined, WriteOptions
-from bridge_core.errors import UnsupportedFeature, UsageError
+from bridge_core.checkpoint.write_options import Destined, WriteOptions, is_folder
+from bridge_core.errors import DestinationExists, UnsupportedFeature, UsageError
 from bridge_core.formats import FolderFormat, Format
-from bridge_core.io import is_plain_name
+from bridge_core.io import Location, is_plain_name
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry, held_layers
 from bridge_core.state import DTYPES, FlatState, check_given, held_ties, is_floating, join_key
 
-__all__ = ["checked_state"]
+__all__ = ["checked_state", "refuse_other_checkpoint"]
 
 
 def checked_state(
@@ -118,3 +118,17 @@ def _refuse_names(options: WriteOptions, registry: Registry) -> None:
                 "weights do not usually have.",
                 hint="Give the sidecar file another name, such as 'config.json'.",
             )
+
+
+def refuse_other_checkpoint(folder: Location, options: WriteOptions, registry: Registry) -> None:
+    """Refuse to add files of weights to a folder checkpoint: they would be read in its place."""
+    from bridge_core.checkpoint.folder_checkpoint import own_checkpoint
+
+    if is_folder(folder) and (other := own_checkpoint(folder, registry)):
+        way = f'pass format="{other.name}" (--format {other.name})' if options.format is None else ""
+        raise DestinationExists(
+            f"the destination is a checkpoint of the format {other.name}, and files of weights in it would "
+            "be read in its place.",
+            path=folder,
+            hint="Give the name of a file or of a new folder" + (f", or {way}." if way else "."),
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.errors import UsageError
-from bridge_core.io import RemotePath, SourceFile
+from bridge_core.io import Location, RemotePath, SourceFile, shown_url
 from bridge_core.messages import shown
 from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
@@ -110,7 +110,7 @@ def as_path(path: StrPath) -> Path:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UsageError(
-            f"expected the path of a local file or folder, got the address {text}.",
+            f"expected the path of a local file or folder, got the address {shown_url(text)}.",
             hint="Download the source first, or write to a local path and upload the result.",
         )
     return Path(path)
@@ -121,8 +121,10 @@ def name_of(destination: Destined) -> str:
     return destination.name if isinstance(destination, RemotePath) else as_path(destination).name
 
 
-def is_folder(path: Path) -> bool:
+def is_folder(path: Location) -> bool:
     """Return whether a path is a folder; the code that uses the path reports one that cannot be read."""
+    if isinstance(path, RemotePath):
+        return path.is_dir()
     try:
         return path.is_dir()
     except OSError:

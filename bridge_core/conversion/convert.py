@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
-from bridge_core.conversion.inputs import opened, refuse_empty
+from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
+from bridge_core.conversion.rule_errors import naming_rule
 from bridge_core.conversion.source_plan import plan_source
-from bridge_core.errors import PlanError
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -54,10 +53,11 @@ def plan_conversion(
     Only headers are read, and the values of tied tensors that are stored twice.
 
     Args:
-        source: A path, a state, a mapping from keys to arrays, or a live object; it is not changed.
+        source: A path or URL (see `open_state`), a state, a mapping from keys to arrays, or a live object; it
+            is not changed.
         to: The target's layout: ``"neutral"`` or the name of a framework.
-        like: The target's template: a path, a state or a live object, of which only keys, shapes and dtypes
-            are used. None for no template.
+        like: The target's template: a path or URL, a state or a live object, of which only keys, shapes and
+            dtypes are used. None for no template.
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
             evidence) or of the target's (it is the template). For a checkpoint of a model library with an
             installed adapter: the name of the model class, ``"auto"`` for the class that the folder names,
@@ -114,7 +114,7 @@ def plan_conversion(
     )
     options = ConversionOptions(
         to,
-        like,
+        located(like, registry),
         model,
         as_rules(rules),
         permissions,
@@ -123,6 +123,7 @@ def plan_conversion(
         recipe=recipe,
         only=given_only(only),
     )
+    source = located(source, registry)
     with opened(
         source, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as state:
@@ -168,7 +169,7 @@ def convert(
     The destination appears when it is complete, or not at all.
 
     Args:
-        src: A path, a state, a mapping from keys to arrays, or a live object; it is not changed.
+        src: As ``source`` of `plan_conversion`.
         dst: A file, or a folder for sharded sets.
         to: The target's layout: ``"neutral"`` or the name of a framework.
         format: Name of the destination's format; None for that of its suffix, or else of the target.
@@ -223,7 +224,7 @@ def convert(
     )
     options = ConversionOptions(
         to,
-        like,
+        located(like, registry),
         model,
         as_rules(rules),
         permissions,
@@ -236,6 +237,7 @@ def convert(
     writing = WriteOptions(
         format, max_shard_size, workers, max_ram, overwrite, verify, progress, step=to_step, item=to_item
     )
+    src = located(src, registry)
     with opened(
         src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as source:
@@ -246,19 +248,8 @@ def convert(
             guided(
                 writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
             ) as writing,
-            _naming_rule(plan),
+            naming_rule(plan),
         ):
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)
-
-
-@contextmanager
-def _naming_rule(plan: Plan) -> Iterator[None]:
-    """Add where the rule is to an error about the values of a tensor that it makes."""
-    try:
-        yield
-    except PlanError as err:
-        rules = (step.rule for step in plan.steps if step.rule and err.key in step.targets)
-        err.path = err.path or next(rules, None)
-        raise

@@ -4,30 +4,63 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from bridge_core.conversion.options import given_only
 from bridge_core.errors import MalformedFile, UsageError
 from bridge_core.io import scheme_of, shown_url
-from bridge_core.messages import shown
+from bridge_core.messages import nearest, shown
 from bridge_core.plugins import Recipe, Registry, default_registry, loaded_registry
-from bridge_core.rules import Permissions, as_rules
+from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import RecordedRule
 from bridge_core.transfer import parse_size
 
-__all__ = ["options_as_data", "options_of_data", "path_as_data", "plugins_as_data", "registry_of_data"]
+if TYPE_CHECKING:
+    from bridge_core.conversion.recipes import GivenRecipe
+
+__all__ = [
+    "GivenOptions",
+    "options_as_data",
+    "options_of_data",
+    "path_as_data",
+    "plugins_as_data",
+    "registry_of_data",
+]
 
 _PATTERNS = ("allow_missing", "allow_unexpected", "allow_mismatched", "allow_unclaimed")
 _FLAGS = ("accept_guesses", "allow_inexact", "follow_links")
-_PLAIN: dict[str, type | tuple[type, ...]] = {
+_PLAIN: dict[str, type] = {
     "to": str,
     "format": str,
     "layout": str,
     "entry": str,
     "step": int,
 }
+
+
+class GivenOptions(TypedDict, total=False):
+    """The options of `convert` that decide what is written, but for the layout of the target."""
+
+    format: str | None
+    like: str | os.PathLike[str] | None
+    model: str | None
+    rules: Rules
+    recipe: GivenRecipe
+    only: str | Iterable[str]
+    accept_guesses: bool
+    allow_missing: Allowed
+    allow_unexpected: Allowed
+    allow_mismatched: Allowed
+    allow_unclaimed: Allowed
+    allow_inexact: bool
+    dtype: str | Mapping[str, str] | None
+    max_shard_size: int | str | None
+    layout: str | None
+    follow_links: bool
+    entry: str | None
+    step: int | None
 
 
 def path_as_data(value: Any, argument: str) -> str:
@@ -43,21 +76,19 @@ def path_as_data(value: Any, argument: str) -> str:
     option = f" (--{argument})" if argument not in ("src", "dst") else ""
     if not isinstance(value, str | os.PathLike):
         raise UsageError(
-            f"expected {argument}={option} to be a path or a URL for a conversion in parts, got {shown(value)}: "
-            "other processes have no access to an object in memory.",
+            f"expected {argument}={option} to be a path or a URL for a conversion in parts, got "
+            f"{shown(value)}: other processes have no access to an object in memory.",
             hint="Save it to a file first (bridge_core.save_state), and pass the path.",
         )
     text = os.fspath(value)
     scheme = scheme_of(text) if isinstance(text, str) else None
     if scheme is None or os.path.lexists(text):
-        absolute = os.path.abspath(text)
-        ends_as_folder = isinstance(text, str) and text.endswith((os.sep, os.altsep or os.sep))
-        return os.path.join(absolute, "") if ends_as_folder else absolute
+        return str(Path(text).absolute())
     if shown_url(text) != text:
         raise UsageError(
-            f"{argument}={option}: the URL holds credentials or a signature, which a work list does not store.",
+            f"{argument}={option}: the URL holds credentials or a signature, which a work list must not.",
             path=shown_url(text),
-            hint="Give credentials by the environment, as the tools of the store do, and the URL without them.",
+            hint="Give the URL without them, and credentials by the environment, as the store's tools do.",
         )
     return text
 
@@ -73,20 +104,28 @@ def options_as_data(options: Mapping[str, Any], registry: Registry) -> dict[str,
         UsageError: A value is a live object, or of another type.
         RuleError: A rule file is not valid, or a rule cannot be written to a document.
     """
+    unknown = sorted(options.keys() - GivenOptions.__annotations__.keys() - {"to"})
+    if unknown:
+        known = [*GivenOptions.__annotations__]
+        hint = nearest(unknown[0], known, listing="Options")
+        raise UsageError(f"a conversion in parts has no option {unknown[0]!r}.", hint=hint)
     data: dict[str, Any] = {}
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     for name, kind in _PLAIN.items():
         if name in given:
             if not isinstance(given[name], kind) or isinstance(given[name], bool):
-                raise UsageError(f"expected {name}= (--{name}) to be {_word(kind)}, got {shown(given[name])}.")
+                raise UsageError(
+                    f"expected {name}= (--{name}) to be {'a number' if kind is int else 'a text'}, got "
+                    f"{shown(given[name])}."
+                )
             data[name] = given[name]
     if "like" in given:
         data["like"] = path_as_data(given["like"], "like")
     if "model" in given:
         if not isinstance(given["model"], str):
             raise UsageError(
-                f"expected model= (--model) to be a text for a conversion in parts, got {shown(given['model'])}: "
-                "other processes have no access to an object in memory.",
+                "expected model= (--model) to be a text for a conversion in parts, got "
+                f"{shown(given['model'])}: other processes have no access to an object in memory.",
                 hint='Pass the function that makes it, model="package.module:function".',
             )
         data["model"] = given["model"]
@@ -124,8 +163,7 @@ def options_of_data(data: Mapping[str, Any], *, path: str) -> dict[str, Any]:
     Raises:
         MalformedFile: An option is not known, or a rule cannot be read.
     """
-    known = {*_PLAIN, *_PATTERNS, *_FLAGS, "like", "model", "rules", "recipe", "only", "dtype"}
-    unknown = sorted(data.keys() - known - {"max_shard_size"})
+    unknown = sorted(data.keys() - GivenOptions.__annotations__.keys() - {"to"})
     if unknown or "to" not in data:
         problem = f"it has the unknown option {unknown[0]!r}" if unknown else "it has no option 'to'"
         raise MalformedFile(
@@ -213,7 +251,3 @@ def _recipe_as_data(recipe: Any, registry: Registry) -> Any:
     if not isinstance(recipe, str):
         raise UsageError(f"expected recipe= (--recipe) to be the name of a recipe, got {shown(recipe)}.")
     return recipe
-
-
-def _word(kind: type | tuple[type, ...]) -> str:
-    return "a number" if kind is int else "a text"

@@ -321,15 +321,16 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
     """Return the state of one shard's file: its tensors and ties, without other metadata.
 
-    Unlike `FlatState.select` it does not look through all keys: there are many shards. The keys are in the
-    order of the state.
+    Args:
+        state: The state of all shards.
+        keys: The keys of one shard, in the order of the state.
     """
     known = state.metadata
     own = {"": "/"} if known.separator(state.layout) == "/" else {}
-    tensors = {key: state.tensor(key) for key in keys}
-    ties = {key: known.ties[key] for key in tensors if known.ties.get(key) in tensors}
-    metadata = StateMetadata(ties=ties, extra=known.extra, separators=own)
-    return state.replace(tensors=tensors, metadata=metadata)
+    metadata = StateMetadata(ties=known.ties, extra=known.extra, separators=own)
+    # Only what the shard holds is looked through: selecting from a large state costs as much as the state.
+    part = {key: state.tensor(key) for key in keys}
+    return state.replace(tensors=part, metadata=metadata).select(part)
 
 
 def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) -> bytes:

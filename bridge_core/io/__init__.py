@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         unfinished_downloads as unfinished_downloads,
     )
     from bridge_core.io.file_system import (
+        CommitsFolders as CommitsFolders,
         FileSystem as FileSystem,
         RangeAnswer as RangeAnswer,
         RemoteEntry as RemoteEntry,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         names_beside as names_beside,
         open_listed as open_listed,
         open_location as open_location,
+        shown_path as shown_path,
         size_of as size_of,
     )
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
@@ -76,8 +78,9 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
-            "file_system": "FileSystem RangeAnswer RemoteEntry WritableFileSystem",
-            "location": "Location exists_beside is_location names_beside open_listed open_location size_of",
+            "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
+            "location": "Location exists_beside is_location names_beside open_listed open_location "
+            "shown_path size_of",
             "remote_file": "RemoteFile",
             "remote_folder": "RemoteFolder folder_at",
             "remote_path": "RemotePath",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["FileSystem", "RangeAnswer", "RemoteEntry", "WritableFileSystem"]
+__all__ = ["CommitsFolders", "FileSystem", "RangeAnswer", "RemoteEntry", "WritableFileSystem"]
 
 
 @dataclass(frozen=True)
@@ -123,5 +123,32 @@ class WritableFileSystem(FileSystem, Protocol):
 
         Args:
             url: The file.
+        """
+        ...
+
+
+@runtime_checkable
+class CommitsFolders(FileSystem, Protocol):
+    """A file system that writes the files of a folder in one step, such as a commit: all of them or none.
+
+    It has no method for a single object: a destination on it is written to a temporary folder on this
+    machine first, and then uploaded at once.
+    """
+
+    def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:
+        """Upload files of a local folder in one step, and return the URL at which exactly these are read.
+
+        Files of the same names are replaced, and others stay. The server checks the bytes where it can.
+
+        Args:
+            url: The destination folder; not a URL that `pinned` returned.
+            folder: The local folder.
+            names: Paths of the files below it, with ``/``, at least one.
+            removed: Names of files of the destination folder that the same step removes.
+
+        Raises:
+            SourceNotFound: There is nothing to write into, such as a missing repository.
+            AccessDenied: The server does not permit writing.
+            RemoteFailure: The upload failed; nothing was changed.
         """
         ...

@@ -9,6 +9,7 @@ from typing import TypeGuard
 from bridge_core.errors import AccessDenied, MalformedFile, SourceNotFound, UnsafeFile
 from bridge_core.io.remote_path import RemotePath
 from bridge_core.io.source_file import SourceFile
+from bridge_core.io.urls import scheme_of, shown_url
 
 __all__ = [
     "Location",
@@ -17,6 +18,7 @@ __all__ = [
     "names_beside",
     "open_listed",
     "open_location",
+    "shown_path",
     "size_of",
 ]
 
@@ -27,6 +29,18 @@ Location = Path | RemotePath
 def is_location(value: object) -> TypeGuard[str | os.PathLike[str] | RemotePath]:
     """Return whether a value is the path or URL of a file or folder, and not an object in memory."""
     return isinstance(value, str | os.PathLike | RemotePath)
+
+
+def shown_path(value: object) -> str | None:
+    """Return a path as messages show it, and a URL without credentials; None for an object in memory.
+
+    >>> shown_path("s3://key:secret@bucket/a.npz"), shown_path("a.npz"), shown_path({})
+    ('s3://bucket/a.npz', 'a.npz', None)
+    """
+    if not is_location(value):
+        return None
+    text = str(value) if isinstance(value, RemotePath) else os.fspath(value)
+    return shown_url(text) if scheme_of(text) else text
 
 
 def open_location(place: Location, *, name: str | None = None, follow: bool = True) -> SourceFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge_core.errors import AccessDenied, LimitExceeded, NeedsLocalPath, SourceNotFound
 from bridge_core.io.file_system import FileSystem, RemoteEntry
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bridge_core.io.remote_file import RemoteFile
 
 __all__ = ["RemotePath"]
+
+_Answer = TypeVar("_Answer")
 
 _LARGEST_TEXT = 100 << 20
 """Bytes of a file that `RemotePath.read_bytes` reads."""
@@ -169,6 +171,10 @@ class RemotePath:
         """Return the content of a small file as text."""
         return self.read_bytes().decode(encoding)
 
+    def once(self, make: Callable[[RemotePath], _Answer]) -> _Answer:
+        """Return what a function makes of the file, which is called the first time only."""
+        return self._seen.made(self, make)
+
     def _at(self, url: str) -> RemotePath:
         return RemotePath(self.system, url, _seen=self._seen)
 
@@ -196,6 +202,7 @@ class _Seen:
         self._lock = threading.Lock()
         self._entries: dict[str, RemoteEntry | AccessDenied | None] = {}
         self._listed: dict[str, dict[str, RemoteEntry] | AccessDenied | None] = {}
+        self._made: dict[tuple[str, Callable[..., Any]], Any] = {}
 
     def entry(self, url: str) -> RemoteEntry | None:
         key = url.rstrip("/")
@@ -230,12 +237,16 @@ class _Seen:
         names = _unless_refused(self._listed[key])
         return None if names is None else tuple(sorted(names))
 
+    def made(self, place: RemotePath, make: Callable[[RemotePath], _Answer]) -> _Answer:
+        key = (place.url, make)
+        if key not in self._made:
+            self._made[key] = make(place)
+        made: _Answer = self._made[key]
+        return made
+
     def _listing(self, url: str) -> dict[str, RemoteEntry] | None:
         entries = self._system.entries(url)
         return None if entries is None else {entry.name: entry for entry in entries}
-
-
-_Answer = TypeVar("_Answer")
 
 
 def _answer(ask: Callable[[], _Answer]) -> _Answer | AccessDenied:

@@ -50,7 +50,8 @@ class Fields:
 
     def text(self, name: str) -> str:
         """Return a text."""
-        return self._typed(name, str, "a text")
+        value: str = self._typed(name, str, "a text")
+        return value
 
     def optional_text(self, name: str) -> str | None:
         """Return a text, or None where the field is null or missing."""

@@ -52,18 +52,28 @@ class WorkFolder:
         """
         if self.finished() is not None:
             return False
-        if not self._has_begun():
-            others = [name for name in self._destination.names() if self._is_weights(name)]
-            # Another process may have begun, and written its first file, between the two looks.
-            if others and not self._has_begun():
-                raise DestinationExists(
-                    f"the destination holds weights: {listed(others)}. A conversion in parts replaces none.",
-                    path=self._destination.name,
-                    hint="Give another folder, or remove these files.",
-                )
+        if not self.refuse_others():
             self._receipts.put(_LIST, lambda path: _write(path, self._work.to_text().encode()))
             self._has_begun()  # another list may have begun at the same time
         return True
+
+    def refuse_others(self) -> bool:
+        """Refuse a destination that holds anything else; return whether the list was begun here.
+
+        Raises:
+            DestinationExists: The folder holds other weights, or the work of another list.
+        """
+        if self.finished() is not None or self._has_begun():
+            return True
+        others = [name for name in self._destination.names() if self._is_weights(name)]
+        # Another process may have begun, and written its first file, between the two looks.
+        if others and not self._has_begun():
+            raise DestinationExists(
+                f"the destination holds weights: {listed(others)}. A conversion in parts replaces none.",
+                path=self._destination.name,
+                hint="Give another folder, or remove these files.",
+            )
+        return False
 
     def require_begun(self) -> None:
         """Refuse to finish what nobody began here.

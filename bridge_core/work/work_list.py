@@ -116,8 +116,7 @@ class WorkList:
         if self.versions != now.versions:
             names = sorted(self.versions.keys() | now.versions.keys())
             differing = [
-                f"{name} {now.versions.get(name, 'is missing')} instead of "
-                f"{self.versions.get(name, 'none')}"
+                f"{name} {now.versions.get(name, 'is missing')} instead of {self.versions.get(name, 'none')}"
                 for name in names
                 if self.versions.get(name) != now.versions.get(name)
             ]
