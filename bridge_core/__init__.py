@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         run_part as run_part,
         to_neutral as to_neutral,
         verify as verify,
-        verify_manifest as verify_manifest,
         work_status as work_status,
     )
     from bridge_core.errors import (
@@ -135,14 +134,17 @@ if TYPE_CHECKING:
         compare_states as compare_states,
         load_values as load_values,
     )
+    from bridge_core.work import (
+        verify_manifest as verify_manifest,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "checkpoint": "open_state save_state",
             "conversion": (
-                "convert finish_work from_neutral make_work plan_conversion Report run_part to_neutral verify "
-                "verify_manifest work_status"
+                "convert finish_work from_neutral make_work plan_conversion Report run_part to_neutral "
+                "verify work_status"
             ),
             "errors": (
                 "AmbiguousLayerError BadInputError BridgeError BridgeWarning ConversionError "
@@ -168,10 +170,11 @@ else:
                 "StateMetadata Tensor TensorSpec"
             ),
             "transfer": "compare_states load_values Progress",
+            "work": "verify_manifest",
         },
         packages=(
-            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer "
-            "work"
+            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state "
+            "transfer work"
         ),
         moved={
             "Array": "bridge_core.state:Array",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
 
 __all__ = ["plan_files", "PlannedFile", "PlannedFiles", "write_planned_file"]
+
+_NUMBER = re.compile(r"\{(index|count)[^}]*\}")
+_USUAL_DIGITS = 5
 
 _UNLIMITED = 1 << 62
 """Bytes of a shard where the caller sets no limit."""
@@ -85,7 +89,7 @@ def plan_files(
         used: The format.
         options: The largest shard, and the first part of the names.
         taken: Names that no shard may have: those of files that must stay until the index is replaced. The
-            shards are then named as those of a variant, ``model.v2-00001-of-00002.safetensors``.
+            shards then have more digits in their names, ``model-000001-of-000002.safetensors``.
 
     Raises:
         UsageError: The format has no usual names, or the limit is less than 1 byte.
@@ -109,11 +113,9 @@ def plan_files(
 
 
 def _shard_names(names: ShardNames, number: int, taken: Collection[str]) -> list[str]:
-    """Return the names of shards, as those of the first variant that has no name that is taken."""
-    base_name = names.single.partition(".")[0]
-    for version in itertools.count(1):
-        first = base_name if version == 1 else f"{base_name}.v{version}"
-        template = first + names.shard.removeprefix(base_name)
+    """Return the names of shards; where one is taken, with more digits, which all readers accept."""
+    for digits in itertools.chain([None], itertools.count(_USUAL_DIGITS + 1)):
+        template = names.shard if digits is None else _NUMBER.sub(rf"{{\1:0{digits}d}}", names.shard)
         shards = [template.format(index=index, count=number) for index in range(1, number + 1)]
         if not {*shards} & {*taken}:
             return shards

@@ -13,7 +13,15 @@ from bridge_core.formats import FolderFormat, Format
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.state import FlatState, Key, Tensor, Ties, join_key
-from bridge_core.transfer import Budget, Scratch, little_endian_bytes, plan_blocks, read_blocks, run_jobs
+from bridge_core.transfer import (
+    Budget,
+    Scratch,
+    announce_plans,
+    little_endian_bytes,
+    plan_blocks,
+    read_blocks,
+    run_jobs,
+)
 
 __all__ = ["check_written", "checksum"]
 
@@ -30,6 +38,7 @@ def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None
     """
     crc = 0
     plan = plan_blocks((), tensor, budget.block, in_order=True)
+    announce_plans([plan])
     for _, block in read_blocks(plan, Scratch(plan.scratch_nbytes), stop=stop):
         crc = zlib.crc32(little_endian_bytes(block), crc)
     return crc

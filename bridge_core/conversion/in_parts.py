@@ -185,7 +185,14 @@ def work_status(work: GivenWork, *, registry: Registry | None = None) -> WorkSta
 
 
 def convert_resumably(
-    src: Any, dst: Any, options: Mapping[str, Any], running: Running, registry: Registry
+    src: Any,
+    dst: Any,
+    options: Mapping[str, Any],
+    registry: Registry,
+    *,
+    workers: int | None,
+    max_ram: int | str | None,
+    progress: Callable[[Progress], None] | None,
 ) -> Report:
     """Convert into a folder, and go on with what an interrupted run of the same call left there.
 
@@ -193,8 +200,10 @@ def convert_resumably(
         src: The source, a path or URL.
         dst: The folder, a path or URL.
         options: The options of `convert` that decide what is written.
-        running: How this process runs.
         registry: The plugins.
+        workers: As in `convert`.
+        max_ram: As in `convert`.
+        progress: As in `convert`.
 
     Raises:
         UsageError, ConversionError, BadInputError, SystemFailure: As `convert`.
@@ -205,7 +214,7 @@ def convert_resumably(
         _folder_as_data(dst),
         options_as_data(options, registry),
         registry,
-        running,
+        Running(workers, max_ram, progress),
     ) as prepared:
         if prepared.folder.begin():
             write_files(prepared, prepared.folder, prepared.work.files)

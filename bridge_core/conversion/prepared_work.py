@@ -18,13 +18,14 @@ from bridge_core.checkpoint import (
     guided,
     is_weights_name,
     locate,
+    location_of,
     plan_files,
 )
 from bridge_core.conversion.given_options import options_of_data, plugins_as_data
 from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.source_plan import plan_source
-from bridge_core.errors import NeedsLocalPath, UsageError
+from bridge_core.errors import UsageError
 from bridge_core.formats import FolderFormat, Format
 from bridge_core.io import Location, RemotePath
 from bridge_core.plan import Plan
@@ -162,7 +163,7 @@ def prepared_work(
             files = plan_files(written, used, writing)
             work = WorkList(
                 source,
-                source_identity(state, place, tuple(writing.sidecar_files)),
+                source_identity(state, tuple(writing.sidecar_files)),
                 destination,
                 data,
                 plan_digest(plan),
@@ -193,23 +194,16 @@ def _listed_files(state: FlatState, files: PlannedFiles) -> tuple[ListedFile, ..
     )
 
 
-def source_identity(state: FlatState, place: Location, sidecar_files: tuple[str, ...] = ()) -> SourceIdentity:
+def source_identity(state: FlatState, sidecar_files: tuple[str, ...] = ()) -> SourceIdentity:
     """Return which source a state is read from.
 
     Args:
-        state: The state of the source.
-        place: What the caller gave.
+        state: The state of a file or folder.
         sidecar_files: Names of files in its folder that are copied too.
-
-    Raises:
-        NeedsLocalPath: It is a folder at a URL that is one checkpoint.
     """
-    opened_from = state.location or Path(state.metadata.provenance["path"])
-    if isinstance(place, RemotePath) and opened_from.is_dir():
-        raise NeedsLocalPath(
-            "a conversion in parts reads this format from a local folder only.", path=str(place)
-        )
-    return identity_of_source(opened_from, state.specs(), sidecar_files)
+    place = location_of(state)
+    assert place is not None
+    return identity_of_source(place, state.specs(), sidecar_files)
 
 
 def plan_digest(plan: Plan) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         is_unfinished as is_unfinished,
         unfinished_downloads as unfinished_downloads,
     )
+    from bridge_core.io.fetching import fetch_memory as fetch_memory, stopped_by as stopped_by
     from bridge_core.io.file_system import (
         CommitsFolders as CommitsFolders,
         FileSystem as FileSystem,
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
         shown_path as shown_path,
         size_of as size_of,
     )
+    from bridge_core.io.range_parts import JOINED_GAP as JOINED_GAP
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
     from bridge_core.io.remote_folder import RemoteFolder as RemoteFolder, folder_at as folder_at
     from bridge_core.io.remote_path import RemotePath as RemotePath
+    from bridge_core.io.retries import repeated as repeated
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
@@ -78,12 +81,15 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
+            "fetching": "fetch_memory stopped_by",
             "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
             "location": "Location exists_beside is_location names_beside open_listed open_location "
             "shown_path size_of",
+            "range_parts": "JOINED_GAP",
             "remote_file": "RemoteFile",
             "remote_folder": "RemoteFolder folder_at",
             "remote_path": "RemotePath",
+            "retries": "repeated",
             "source_file": "SourceFile is_plain_name nearest_file",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",

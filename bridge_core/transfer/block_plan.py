@@ -169,12 +169,15 @@ def plan_blocks(
     if order is not None and order.inner == len(shape) - 1:
         order = None
     cut_across = order if nbytes > max_bytes and not in_order else None
+    is_remote = source is not None and source.file.is_remote
     block = min(COPY_BLOCK, max_bytes) if as_stored else max_bytes
-    if cut_across is not None:
+    if cut_across is not None and not is_remote:
         block = _largest_block(shape, cut_across, source, max_bytes)
     elements = max(1, block // itemsize)
     if nbytes <= elements * itemsize:
         box = shape
+    elif cut_across is not None and is_remote and not cut_across.stacked:
+        box = _run_of_source(shape, cut_across.outer, elements)
     elif cut_across is not None:
         box = _box(shape, cut_across.inner, elements, itemsize)
     else:
@@ -254,6 +257,17 @@ def _largest_block(
     most = min(max_bytes * 3 // 2, 2 * max_bytes - _STRIPS)
     useful = shape[-1] * _SHORT_RUN <= most
     return max(max_bytes, min(most, shape[-1] * _GOOD_RUN)) if useful else max_bytes
+
+
+def _run_of_source(shape: tuple[int, ...], outer: int, elements: int) -> tuple[int, ...]:
+    """Return the shape of blocks that are one run of the source: fewer requests, and each byte once.
+
+    Many short writes to a local file cost less than one more request to a server.
+    """
+    row = regions.size(shape) // shape[outer]
+    if row > elements:
+        return regions.block_shape(shape, elements)
+    return tuple(max(1, elements // row) if axis == outer else n for axis, n in enumerate(shape))
 
 
 def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tuple[int, ...]:

@@ -6,19 +6,23 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.work.balance import balanced_parts as balanced_parts
-    from bridge_core.work.digests import file_digest as file_digest, json_digest as json_digest
-    from bridge_core.work.manifest import (
-        MANIFEST_NAME as MANIFEST_NAME,
-        Manifest as Manifest,
-        manifest_name as manifest_name,
-        read_manifest as read_manifest,
+    from bridge_core.work.digests import (
+        file_digest as file_digest,
+        json_digest as json_digest,
+        specs_digest as specs_digest,
+    )
+    from bridge_core.work.manifest import Manifest as Manifest, read_manifest as read_manifest
+    from bridge_core.work.manifest_check import (
+        Damage as Damage,
+        ManifestCheck as ManifestCheck,
+        verify_manifest as verify_manifest,
     )
     from bridge_core.work.receipts import Receipt as Receipt
     from bridge_core.work.source_identity import (
         SourceIdentity as SourceIdentity,
         identity_of_source as identity_of_source,
     )
-    from bridge_core.work.work_folder import WORK_FOLDER as WORK_FOLDER, WorkFolder as WorkFolder
+    from bridge_core.work.work_folder import WorkFolder as WorkFolder
     from bridge_core.work.work_list import (
         ListedFile as ListedFile,
         WorkList as WorkList,
@@ -34,11 +38,12 @@ else:
         __name__,
         {
             "balance": "balanced_parts",
-            "digests": "file_digest json_digest",
-            "manifest": "MANIFEST_NAME Manifest manifest_name read_manifest",
+            "digests": "file_digest json_digest specs_digest",
+            "manifest": "Manifest read_manifest",
+            "manifest_check": "Damage ManifestCheck verify_manifest",
             "receipts": "Receipt",
             "source_identity": "SourceIdentity identity_of_source",
-            "work_folder": "WORK_FOLDER WorkFolder",
+            "work_folder": "WorkFolder",
             "work_list": "ListedFile WorkList read_work_list",
             "written_file": "TensorSum WrittenFile tensor_sums",
         },

@@ -12,10 +12,7 @@ from bridge_core.work.source_identity import SourceIdentity
 from bridge_core.work.work_list import WorkList
 from bridge_core.work.written_file import WrittenFile
 
-__all__ = ["MANIFEST_NAME", "Manifest", "manifest_name", "read_manifest"]
-
-MANIFEST_NAME = "ckptbridge-manifest.json"
-"""Name of the manifest of a folder."""
+__all__ = ["Manifest", "read_manifest"]
 
 _KIND = "ckptbridge manifest"
 _VERSION = 1
@@ -64,15 +61,6 @@ class Manifest:
     def to_text(self) -> str:
         """Return the manifest as the text of a file."""
         return json.dumps(self.to_json(), indent=1) + "\n"
-
-
-def manifest_name(file: str) -> str:
-    """Return the name of the manifest of one file.
-
-    >>> manifest_name("model.safetensors")
-    'model.safetensors.manifest.json'
-    """
-    return f"{file}.manifest.json"
 
 
 def read_manifest(text: str | bytes, *, path: str) -> Manifest:

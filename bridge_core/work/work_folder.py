@@ -10,19 +10,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bridge_core.checkpoint import Destination
+from bridge_core.checkpoint import MANIFEST_NAME, WORK_FOLDER, Destination
 from bridge_core.errors import BadInputError, BridgeError, ConversionError, DestinationExists, SourceNotFound
 from bridge_core.messages import listed, log
 from bridge_core.work.digests import file_digest
-from bridge_core.work.manifest import MANIFEST_NAME, Manifest, read_manifest
+from bridge_core.work.manifest import Manifest, read_manifest
 from bridge_core.work.receipts import Receipt, read_receipt, receipt_name
 from bridge_core.work.work_list import ListedFile, WorkList, read_work_list
 from bridge_core.work.written_file import TensorSum, WrittenFile
 
-__all__ = ["WORK_FOLDER", "WorkFolder"]
-
-WORK_FOLDER = ".ckptbridge-work"
-"""Name of the folder in the destination that holds the list and the receipts until the work is finished."""
+__all__ = ["WorkFolder"]
 
 _LIST = "list.json"
 _LARGEST_LIST = 64 << 20

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge_core.errors import ConversionError, IntegrityError, MalformedFile, UsageError
+from bridge_core.io import is_plain_name
 from bridge_core.messages import count, listed
 from bridge_core.work.digests import json_digest
 from bridge_core.work.json_fields import Fields
@@ -180,6 +181,8 @@ def read_work_list(text: str | bytes, *, path: str = "the work list") -> WorkLis
         ListedFile(file.text("name"), file.number("tensors"), file.number("bytes"))
         for file in fields.objects("files")
     )
+    if not files or not all(is_plain_name(file.name) for file in files):
+        raise fields.error("its files do not have plain names")
     parts = fields.number_lists("parts")
     work = WorkList(
         source.text("path"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge_core.io import is_plain_name
 from bridge_core.state import FlatState, Key, join_key
 from bridge_core.work.json_fields import Fields
 
@@ -79,6 +80,8 @@ class WrittenFile:
         Raises:
             MalformedFile: A field is missing or of another type.
         """
+        if not is_plain_name(fields.text("name")):
+            raise fields.error(f"{fields.text('name')!r} is not the name of a file in the folder")
         tensors = fields.objects_by_name("tensors") if fields.has("tensors") else {}
         return cls(
             fields.text("name"),

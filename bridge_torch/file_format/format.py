@@ -52,7 +52,8 @@ class TorchFormat:
         head = file.read(0, min(file.size, _HEAD))
         if not is_zip(head):
             return is_legacy(head) or is_tar(head)
-        head = file.read(0, min(file.size, _SNIFFED))
+        if not file.is_remote:  # at a server the directory, which is read in any case, takes one request less
+            head = file.read(0, min(file.size, _SNIFFED))
         return _PICKLE in head or _PICKLE in _directory(file)
 
     def open(self, file: SourceFile) -> FlatState:
