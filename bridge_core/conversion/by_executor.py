@@ -79,14 +79,18 @@ def convert_by_executor(
             path=work.destination,
             hint="Pass resume=True (--resume) to go on with it, or give another folder.",
         )
-    running = json.dumps({"workers": workers, "max_ram": max_ram})
+    text, running = work.to_text(), json.dumps({"workers": workers, "max_ram": max_ram})
     token = secrets.token_hex(8)
     counter = _Counter(work, status.missing, progress)
     futures: dict[Future[str], int] = {}
     log("conversion", "an executor runs %d of %d parts", len(status.missing), len(work.parts))
     try:
         for part in status.missing:
-            futures[_submitted(submit, work, part, running, token)] = part
+            try:
+                future = submit(run_listed_part, text, part, running, token)
+            except Exception as err:
+                raise _of_executor(err, work, part) from None
+            futures[future] = part
         for future in _as_completed(futures):
             _require_success(future, futures[future], work)
             counter.add(futures[future])
@@ -134,14 +138,6 @@ def _number_of_parts(executor: Executor) -> int:
     # The executors of the standard library, and those that are derived from them, have this attribute.
     workers = getattr(executor, "_max_workers", None)
     return _PARTS_PER_WORKER * workers if type(workers) is int and workers > 0 else _PARTS
-
-
-def _submitted(submit: Any, work: WorkList, part: int, running: str, token: str) -> Future[str]:
-    try:
-        future: Future[str] = submit(run_listed_part, work.to_text(), part, running, token)
-    except Exception as err:
-        raise _of_executor(err, work, part) from None
-    return future
 
 
 def _as_completed(futures: Iterable[Future[str]]) -> Iterator[Future[str]]:
