@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         plan_files as plan_files,
         write_planned_file as write_planned_file,
     )
+    from bridge_core.checkpoint.sidecar_files import check_copy as check_copy, fill_file as fill_file
     from bridge_core.checkpoint.verification import checksum as checksum
     from bridge_core.checkpoint.weight_files import (
         find_weights as find_weights,
@@ -62,6 +63,7 @@ else:
             "remote_writing": "refuse_own_source",
             "saved": "Saved",
             "shards": "PlannedFile PlannedFiles plan_files write_planned_file",
+            "sidecar_files": "check_copy fill_file",
             "verification": "checksum",
             "weight_files": "find_weights is_weights_name",
             "write_checks": "checked_state",

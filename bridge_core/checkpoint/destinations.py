@@ -18,10 +18,12 @@ from bridge_core.io import (
     SourceFile,
     WritableFileSystem,
     is_plain_name,
+    repeated,
     replacing_file,
     scheme_of,
     scratch_folder,
     shown_url,
+    sweep,
     system_failures,
 )
 from bridge_core.plugins import Registry
@@ -93,6 +95,14 @@ class Destination(Protocol):
         """
         ...
 
+    def sweep(self, name: str) -> None:
+        """Remove what killed writers of a file left in the folder.
+
+        Args:
+            name: The name of the file.
+        """
+        ...
+
     def remove_if_empty(self) -> None:
         """Remove the folder itself if it holds nothing."""
         ...
@@ -157,6 +167,11 @@ class LocalFolder:
         with system_failures(path, "removing"):
             path.unlink(missing_ok=True)
 
+    def sweep(self, name: str) -> None:
+        """Remove temporary neighbours whose writers are gone."""
+        with system_failures(self.path, "reading"):
+            sweep((self.path / _plain(name)).absolute())
+
     def remove_if_empty(self) -> None:
         """Remove the folder if it is empty."""
         with contextlib.suppress(OSError):
@@ -205,7 +220,7 @@ class StoreFolder:
     def sizes(self) -> Mapping[str, int]:
         """Return the bytes of its files."""
         try:
-            entries = self.system.entries(self.url) or ()
+            entries = repeated(lambda: self.system.entries(self.url), "listing the folder", self.name) or ()
         except SourceNotFound:
             return {}
         sizes = {entry.name: entry.size for entry in entries if entry.size is not None}
@@ -230,12 +245,26 @@ class StoreFolder:
                 local.touch()
                 fill(local)
                 size = local.stat().st_size
-            self.system.upload(place.url, local)
+            self.upload(name, local)
         return size
 
+    def upload(self, name: str, path: Path) -> None:
+        """Upload a local file; a failed upload is repeated, as a failed request to read is.
+
+        Args:
+            name: Its name in the folder.
+            path: The local file.
+        """
+        place = self.place(name)
+        repeated(lambda: self.system.upload(place.url, path), "uploading the file", str(place))
+
     def remove(self, name: str) -> None:
-        """Remove a file."""
-        self.system.remove(self.place(name).url)
+        """Remove a file; a failed request is repeated."""
+        place = self.place(name)
+        repeated(lambda: self.system.remove(place.url), "removing the file", str(place))
+
+    def sweep(self, name: str) -> None:
+        """Do nothing: a store has no temporary files."""
 
     def remove_if_empty(self) -> None:
         """Do nothing: a folder without files does not exist."""

@@ -75,14 +75,17 @@ class Changes:
         left: list[str] = []
         for name in reversed(self._replaced):
             try:
-                self._folder.system.upload(self._folder.place(name).url, self._before / name)
+                self._folder.upload(name, self._before / name)
             except BridgeError:
                 left.append(name)
         if left:
             return [*left, *self._added]  # an index that was not restored may name the new files
         for name in reversed(self._added):
             try:
-                self._folder.remove(name)
+                if left:  # what failed after all its repetitions is not waited for again
+                    self._folder.system.remove(self._folder.place(name).url)
+                else:
+                    self._folder.remove(name)
             except BridgeError:
                 left.append(name)
         return left

@@ -98,7 +98,7 @@ def plan_files(
     """
     from bridge_core.formats import index_text, partition
 
-    names = usual_names(used, options)
+    names = _usual_names(used, options)
     groups = partition(state, options.shard_nbytes or _UNLIMITED, names)
     if len(groups) == 1:
         only = PlannedFile(names.single, tuple(groups[0]), _nbytes(state, groups[0]), is_shard=False)
@@ -127,7 +127,7 @@ def _nbytes(state: FlatState, keys: Iterable[Key]) -> int:
     return sum(state.spec(key).nbytes for key in keys if key not in ties)
 
 
-def usual_names(used: Format, options: WriteOptions) -> ShardNames:
+def _usual_names(used: Format, options: WriteOptions) -> ShardNames:
     """Return the names of the files of a folder.
 
     Raises:

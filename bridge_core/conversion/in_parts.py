@@ -27,7 +27,7 @@ from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.transfer import Progress
-from bridge_core.work import Manifest, WorkFolder, WorkList, balanced_parts, read_work_list
+from bridge_core.work import WorkFolder, WorkList, balanced_parts, read_work_list
 
 __all__ = ["GivenWork", "convert_resumably", "finish_work", "make_work", "run_part", "work_status"]
 
@@ -124,10 +124,11 @@ def run_part(
     with prepared_work(work.source, work.destination, work.options, registry, running, path=path) as prepared:
         work.require_same(prepared.work)
         folder = prepared.folder
-        if not folder.begin():
-            sizes = {file.name: file.size for file in _finished(folder).files}
+        manifest = folder.begin()
+        if manifest is not None:
+            sizes = {file.name: file.size for file in manifest.files}
             names = tuple(file.name for file in files)
-            return PartReport(part, len(work.parts), (), names, sum(sizes[name] for name in names))
+            return PartReport(part, len(work.parts), (), names, sum(sizes.get(name, 0) for name in names))
         before, written = write_files(prepared, folder, files)
     total = sum(receipt.file.size for receipt in (*before.values(), *written.values()))
     return PartReport(part, len(work.parts), tuple(written), tuple(before), total)
@@ -216,7 +217,7 @@ def convert_resumably(
         registry,
         Running(workers, max_ram, progress),
     ) as prepared:
-        if prepared.folder.begin():
+        if prepared.folder.begin() is None:
             write_files(prepared, prepared.folder, prepared.work.files)
         return finish_files(prepared, prepared.work)
 
@@ -248,9 +249,3 @@ def _opened_work(work: GivenWork, registry: Registry | None) -> tuple[WorkList, 
 def _work_folder(work: WorkList, registry: Registry) -> WorkFolder:
     weights = is_weights_name(registry.formats.values())
     return WorkFolder(destination_at(work.destination, registry), work, weights)
-
-
-def _finished(folder: WorkFolder) -> Manifest:
-    manifest = folder.finished()
-    assert manifest is not None
-    return manifest

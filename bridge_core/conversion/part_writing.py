@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bridge_core.checkpoint import FileWriter, PlannedFile, Saved, write_planned_file
+from bridge_core.checkpoint import (
+    FileWriter,
+    PlannedFile,
+    Saved,
+    check_copy,
+    fill_file,
+    write_planned_file,
+)
 from bridge_core.conversion.prepared_work import PreparedWork
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.rule_errors import naming_rule
-from bridge_core.errors import ConversionError, VerificationError
+from bridge_core.errors import ConversionError
 from bridge_core.io import SourceFile
 from bridge_core.messages import count, listed
 from bridge_core.state import join_key, split_name
 from bridge_core.work import ListedFile, Manifest, Receipt, TensorSum, WorkFolder, WorkList, tensor_sums
 
 __all__ = ["finish_files", "write_files"]
-
-_BLOCK = 1 << 20
 
 
 def write_files(
@@ -81,7 +86,7 @@ def finish_files(prepared: PreparedWork, work: WorkList) -> Report:
         for receipt in receipts.values():
             overflows.update(receipt.overflows)
         others = [
-            folder.put_other(name, _copying(source, name))
+            folder.put_other(name, _copying(source))
             for name, source in prepared.writing.sidecar_files.items()
         ]
         files = [receipts[file.name].file for file in work.files]
@@ -121,28 +126,11 @@ def _require_complete(work: WorkList, receipts: Mapping[str, Receipt]) -> None:
     )
 
 
-def _copying(source: SourceFile | bytes, name: str) -> Callable[[Path], None]:
+def _copying(source: SourceFile | bytes) -> Callable[[Path], None]:
     """Return what copies a sidecar file and compares the copy."""
 
     def fill(path: Path) -> None:
-        with path.open("r+b") as file:
-            if isinstance(source, bytes):
-                file.write(source)
-                return
-            for start in range(0, source.size, _BLOCK):
-                file.write(source.read(start, min(_BLOCK, source.size - start)))
-        source.check_unchanged()
-        with SourceFile(path) as copy:
-            same = copy.size == source.size and all(
-                copy.read(start, min(_BLOCK, copy.size - start))
-                == source.read(start, min(_BLOCK, copy.size - start))
-                for start in range(0, copy.size, _BLOCK)
-            )
-        if not same:
-            raise VerificationError(
-                "the copy's bytes, read back, differ from the source's.",
-                path=name,
-                hint="Finish the work again; if it happens again, check the disk.",
-            )
+        fill_file(source, path)
+        check_copy(source, path, read_again=True)
 
     return fill

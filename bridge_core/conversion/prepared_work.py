@@ -186,14 +186,6 @@ def prepared_work(
             yield PreparedWork(work, plan, written, used, writing, files, registry)
 
 
-def _listed_files(state: FlatState, files: PlannedFiles) -> tuple[ListedFile, ...]:
-    specs, ties = state.specs(), state.metadata.ties
-    return tuple(
-        ListedFile(file.name, len(file.keys), sum(specs[key].nbytes for key in file.keys if key not in ties))
-        for file in files.files
-    )
-
-
 def source_identity(state: FlatState, sidecar_files: tuple[str, ...] = ()) -> SourceIdentity:
     """Return which source a state is read from.
 

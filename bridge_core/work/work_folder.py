@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bridge_core.checkpoint import MANIFEST_NAME, WORK_FOLDER, Destination
-from bridge_core.errors import BadInputError, BridgeError, ConversionError, DestinationExists, SourceNotFound
+from bridge_core.errors import (
+    BadInputError,
+    BridgeError,
+    ConversionError,
+    DestinationExists,
+    SourceNotFound,
+    SystemFailure,
+)
 from bridge_core.messages import listed, log
 from bridge_core.work.digests import file_digest
 from bridge_core.work.manifest import Manifest, read_manifest
@@ -41,18 +48,17 @@ class WorkFolder:
         self._work = work
         self._is_weights = is_weights
 
-    def begin(self) -> bool:
-        """Note that the list is worked on here; return False if it is finished already.
+    def begin(self) -> Manifest | None:
+        """Note that the list is worked on here; return the manifest if it is finished already.
 
         Raises:
             DestinationExists: The folder holds other weights, or the work of another list.
         """
-        if self.finished() is not None:
-            return False
-        if not self.refuse_others():
+        manifest = self.finished()
+        if manifest is None and not self.refuse_others():
             self._receipts.put(_LIST, lambda path: _write(path, self._work.to_text().encode()))
             self._has_begun()  # another list may have begun at the same time
-        return True
+        return manifest
 
     def refuse_others(self) -> bool:
         """Refuse a destination that holds anything else; return whether the list was begun here.
@@ -143,7 +149,9 @@ class WorkFolder:
 
     def receipts(self) -> dict[str, Receipt]:
         """Return the receipts of the files that are complete, by the files' names."""
-        known = {file.name: self.receipt(file) for file in self._work.files}
+        names = set(self._receipts.names())
+        files = [file for file in self._work.files if receipt_name(file.name) in names]
+        known = {file.name: self.receipt(file) for file in files}
         return {name: receipt for name, receipt in known.items() if receipt is not None}
 
     def put(
@@ -167,7 +175,13 @@ class WorkFolder:
 
         self._destination.put(file.name, write)
         text = receipts[-1].to_text().encode()
-        self._receipts.put(receipt_name(file.name), lambda path: _write(path, text))
+        try:
+            self._receipts.put(receipt_name(file.name), lambda path: _write(path, text))
+        except SystemFailure:
+            if self.finished() is None:
+                raise
+        if self.finished() is not None:  # another process wrote this file too, and the work was finished
+            self.tidy()
         log("work", "wrote %s and its receipt", file.name)
         return receipts[-1]
 
@@ -193,7 +207,9 @@ class WorkFolder:
         return WrittenFile(name, len(text), hashlib.sha256(text).hexdigest())
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, and remove the list and the receipts."""
+        """Write the manifest, and remove the list, the receipts and what killed runs left."""
+        for file in self._work.files:
+            self._destination.sweep(file.name)
         self.put_text(MANIFEST_NAME, manifest.to_text().encode())
         self.tidy()
 
@@ -212,8 +228,8 @@ class WorkFolder:
             return None
         if manifest.list_id != self._work.id:
             return None
-        sizes = {file.name: self._destination.size(file.name) for file in manifest.files}
-        complete = all(sizes[file.name] == file.size for file in manifest.files)
+        sizes = self._destination.sizes()
+        complete = all(sizes.get(file.name) == file.size for file in manifest.files)
         return manifest if complete else None
 
 
