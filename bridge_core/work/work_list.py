@@ -88,7 +88,8 @@ class WorkList:
         if type(number) is not int or not 1 <= number <= len(self.parts):
             raise UsageError(
                 f"the work list has {count(len(self.parts), 'part')}, numbered from 1; got {number!r}.",
-                hint=f"Pass part=1 (--part 1) to part={len(self.parts)} (--part {len(self.parts)}).",
+                hint="Pass part=1 (--part 1)"
+                + (f" to part={last} (--part {last})." if (last := len(self.parts)) > 1 else "."),
             )
         return tuple(self.files[one - 1] for one in self.parts[number - 1])
 
