@@ -1,4 +1,4 @@
-"""The files of docs/run-in-parts.md that other programs run, by these programs or by small ones in their place."""
+"""The files of docs/run-in-parts.md that other programs run, by these programs or by small ones."""
 
 import os
 import re
