@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         work_status as work_status,
     )
     from bridge_core.errors import (
+        AccessDenied as AccessDenied,
         AmbiguousLayerError as AmbiguousLayerError,
         BadInputError as BadInputError,
         BridgeError as BridgeError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         MalformedFile as MalformedFile,
         MismatchError as MismatchError,
         MissingDependency as MissingDependency,
+        NeedsLocalPath as NeedsLocalPath,
         OutOfMemory as OutOfMemory,
         PermissionDenied as PermissionDenied,
         PlanError as PlanError,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
         PluginError as PluginError,
         PluginWarning as PluginWarning,
         RecipeRequired as RecipeRequired,
+        RemoteFailure as RemoteFailure,
         RuleError as RuleError,
         ShardError as ShardError,
         SourceIsFolder as SourceIsFolder,
@@ -147,11 +150,12 @@ else:
                 "verify work_status"
             ),
             "errors": (
-                "AmbiguousLayerError BadInputError BridgeError BridgeWarning ConversionError "
-                "ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
+                "AccessDenied AmbiguousLayerError BadInputError BridgeError BridgeWarning "
+                "ConversionError ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
                 "FileWarning IntegrityError KeyConflict LimitExceeded LossyCastError "
-                "MalformedFile MismatchError MissingDependency OutOfMemory PermissionDenied "
-                "PlanError PluginConflict PluginError PluginWarning RecipeRequired RuleError "
+                "MalformedFile MismatchError MissingDependency NeedsLocalPath OutOfMemory "
+                "PermissionDenied PlanError PluginConflict PluginError PluginWarning RecipeRequired "
+                "RemoteFailure RuleError "
                 "ShardError SourceIsFolder SourceNotFound SystemFailure TruncatedFile "
                 "UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"

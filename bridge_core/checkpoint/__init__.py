@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         manifest_name as manifest_name,
     )
     from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
-    from bridge_core.checkpoint.remote_writing import refuse_own_source as refuse_own_source
     from bridge_core.checkpoint.saved import Saved as Saved
     from bridge_core.checkpoint.shards import (
         PlannedFile as PlannedFile,
@@ -60,7 +59,6 @@ else:
             "open_save": "open_state save_state",
             "own_files": "MANIFEST_NAME WORK_FOLDER manifest_name",
             "partial_files": "Part part_of",
-            "remote_writing": "refuse_own_source",
             "saved": "Saved",
             "shards": "PlannedFile PlannedFiles plan_files write_planned_file",
             "sidecar_files": "check_copy fill_file",

@@ -88,7 +88,7 @@ class Destination(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that does not exist is no error.
+        """Remove a file, if it exists.
 
         Args:
             name: Its name.

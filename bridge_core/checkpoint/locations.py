@@ -10,7 +10,7 @@ from bridge_core.checkpoint.write_options import StrPath, as_path
 from bridge_core.errors import MissingDependency, UsageError
 from bridge_core.io import FileSystem, Location, RemotePath, scheme_of, shown_url
 from bridge_core.messages import nearest
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, guarded_system
 from bridge_core.state import FlatState
 
 __all__ = ["local_path", "locate", "location_of", "system_of"]
@@ -30,6 +30,7 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         MissingDependency: The file system of the scheme is not installed.
         UsageError: It is not a path, or no file system has the scheme.
         AccessDenied, RemoteFailure: The server does not answer.
+        PluginError: The code of the file system's plugin failed.
     """
     if isinstance(path, RemotePath):
         return path
@@ -39,8 +40,7 @@ def locate(path: StrPath | RemotePath, registry: Registry) -> Location:
         return as_path(path)
     if scheme == "file":
         return local_path(text)
-    system = system_of(text, registry)
-    return RemotePath(system, system.pinned(text))
+    return RemotePath.pinned(system_of(text, registry), text)
 
 
 def system_of(url: str, registry: Registry) -> FileSystem:
@@ -57,7 +57,7 @@ def system_of(url: str, registry: Registry) -> FileSystem:
     scheme = scheme_of(url) or ""
     system = registry.filesystem_of(scheme)
     if system is not None:
-        return system
+        return guarded_system(system, registry)
     if scheme in _EXTRAS:
         raise MissingDependency(
             f"{scheme}:// needs a plugin that is not installed.",
@@ -89,8 +89,8 @@ def local_path(url: str) -> Path:
     parts = urllib.parse.urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise UsageError(
-            f"expected a file:// URL without a host, got the host {parts.netloc!r}.",
-            path=url,
+            f"expected a file:// URL without a host, got the host {parts.hostname!r}.",
+            path=shown_url(url),
             hint="Write three slashes: file:///folder/file.",
         )
     return Path(urllib.parse.unquote(parts.path))

@@ -176,7 +176,7 @@ def save_state(
         layout: The layout of a plain mapping, or of a state without one: the name of a framework, or
             ``"neutral"``. The file records it where the format has a place for it.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or
-            ``"5GiB"`` (2^30).
+            ``"5GiB"`` (2^30); None for no limit, and for 5GB in a folder at a URL.
         overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
         workers: Number of threads; None for the available processors, at most four.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 __all__ = ["MANIFEST_NAME", "WORK_FOLDER", "describes_old_weights", "manifest_name", "remove_manifest_of"]
@@ -32,8 +33,8 @@ def describes_old_weights(name: str) -> bool:
 def remove_manifest_of(file: Path) -> None:
     """Remove the manifest of a file that was replaced, if there is one that ckptbridge wrote."""
     manifest = file.with_name(manifest_name(file.name))
-    if manifest.is_file():
+    with contextlib.suppress(OSError):  # also where its name would be too long, so that there is none
         with manifest.open("rb") as opened:
             is_own = _MARK in opened.read(200)
         if is_own:
-            manifest.unlink(missing_ok=True)
+            manifest.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 from bridge_core.checkpoint.destinations import StoreFolder
 from bridge_core.checkpoint.sidecar_files import copy_file
 from bridge_core.errors import BridgeError
+from bridge_core.io import scratch_folder
 from bridge_core.messages import listed, log
 
 __all__ = ["Changes"]
@@ -22,14 +23,15 @@ class Changes:
 
     Args:
         folder: The folder.
-        before: A local folder, for the content of the files that are replaced.
     """
 
-    def __init__(self, folder: StoreFolder, before: Path) -> None:
+    def __init__(self, folder: StoreFolder) -> None:
         self._folder = folder
-        self._before = before
+        self._open = contextlib.ExitStack()
+        self._before: Path | None = None
         self._replaced: list[str] = []
         self._added: list[str] = []
+        self._is_complete = False
 
     def add(self, name: str, fill: Callable[[Path], None]) -> int:
         """Write a file that does not exist yet, and return its size.
@@ -48,10 +50,30 @@ class Changes:
             name: Its name.
             fill: Writes its content to a local file.
         """
+        if self._before is None:
+            self._before = self._open.enter_context(scratch_folder())
         with self._folder.place(name).open_source() as file:
             copy_file(file, self._before / name)
         self._replaced.append(name)
         return self._folder.put(name, fill)
+
+    def replace_last(self, name: str, fill: Callable[[Path], None]) -> int:
+        """Write the last file of all in place of one that exists and is too large to be restored.
+
+        If that fails and the file has arrived all the same, nothing is taken back: it belongs to what was
+        written before it.
+
+        Args:
+            name: Its name.
+            fill: Writes its content to a local file.
+        """
+        before = self._folder.place(name).entry()
+        try:
+            return self._folder.put(name, fill)
+        except BaseException:
+            with contextlib.suppress(BridgeError):
+                self._is_complete = self._folder.place(name).entry() != before
+            raise
 
     @contextlib.contextmanager
     def undone_on_failure(self) -> Iterator[None]:
@@ -59,21 +81,27 @@ class Changes:
 
         What cannot be taken back is named in the error.
         """
-        try:
-            yield
-        except BaseException as err:
-            left = self._undo()
-            if left:
-                text = f"Not taken back at {self._folder.name}: {listed(left)}."
-                log("checkpoint", "%s", text)
-                if isinstance(err, BridgeError):
-                    err.hint = f"{err.hint} {text}" if err.hint else text
-            raise
+        with self._open:
+            try:
+                yield
+            except BaseException as err:
+                left = [] if self._is_complete else self._undo()
+                if left or self._is_complete:
+                    text = (
+                        "All new files have arrived all the same."
+                        if self._is_complete
+                        else f"Not taken back at {self._folder.name}: {listed(left)}."
+                    )
+                    log("checkpoint", "%s", text)
+                    if isinstance(err, BridgeError):
+                        err.hint = f"{err.hint} {text}" if err.hint else text
+                raise
 
     def _undo(self) -> list[str]:
         """Restore and remove; return the names of the files for which that failed."""
         left: list[str] = []
         for name in reversed(self._replaced):
+            assert self._before is not None
             try:
                 self._folder.upload(name, self._before / name)
             except BridgeError:

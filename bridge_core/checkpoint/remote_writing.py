@@ -8,7 +8,6 @@ checkpoint, and from then on the new one. What belongs to the old one only is re
 from __future__ import annotations
 
 import functools
-import re
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -39,12 +38,13 @@ from bridge_core.io import (
     SourceFile,
     scheme_of,
     scratch_folder,
+    shown_url,
 )
 from bridge_core.messages import count, listed, log
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
 
-__all__ = ["refuse_own_source", "write_remote_checkpoint"]
+__all__ = ["write_remote_checkpoint"]
 
 Put = Callable[[str, Callable[[Path], None]], int]
 
@@ -81,7 +81,7 @@ def write_remote_checkpoint(
             path=str(place),
             hint=f"Write to a local folder, and upload it: {_upload_command(place)}",
         )
-    refuse_own_source(state.location, place)
+    _refuse_own_source(state.location, place)
     writer = FileWriter(state, used, registry, options, uploads=True)
     is_folder = options.fills_folder(place)
     if is_folder and options.max_shard_size is None:
@@ -91,7 +91,7 @@ def write_remote_checkpoint(
     return _write_folder(writer, place) if is_folder else _write_object(writer, place)
 
 
-def refuse_own_source(source: Location | None, destination: object) -> None:
+def _refuse_own_source(source: Location | None, destination: RemotePath) -> None:
     """Refuse to write to the URL that a source is read from, where no older version would remain.
 
     Args:
@@ -101,10 +101,8 @@ def refuse_own_source(source: Location | None, destination: object) -> None:
     Raises:
         DestinationExists: They are one file or folder, or the source is a file of the folder.
     """
-    if not isinstance(source, RemotePath) or not isinstance(destination, RemotePath):
-        return
-    if isinstance(destination.system, CommitsFolders):
-        return  # the source is read at a commit, which stays
+    if not isinstance(source, RemotePath) or isinstance(destination.system, CommitsFolders):
+        return  # a source that is read at a commit stays
     if _bare(destination.url) in (_bare(source.url), _bare(source.parent.url)):
         raise DestinationExists(
             "the source is read from the destination, whose files would be replaced while they are read.",
@@ -119,13 +117,12 @@ def _write_object(writer: FileWriter, place: RemotePath) -> Saved:
     if entry is not None and not writer.options.overwrite:
         raise _exists(place)
     if entry is not None and writer.state.is_part((place.url, entry.version)):
-        refuse_own_source(place, place)
+        _refuse_own_source(place, place)
     folder = StoreFolder(writable(place), place.parent.url)
     files = _Files(writer, folder)
-    with scratch_folder() as before:
-        changes = Changes(folder, before)
-        with changes.undone_on_failure():
-            files.put(_only_file(writer, place.name), changes.add if entry is None else folder.put)
+    changes = Changes(folder)
+    with changes.undone_on_failure():
+        files.put(_only_file(writer, place.name), changes.add if entry is None else changes.replace_last)
     writer.meter.finish()
     return files.saved((place.name,), place.parent)
 
@@ -143,24 +140,21 @@ def _write_folder(writer: FileWriter, place: RemotePath) -> Saved:
     planned = plan_files(writer.state, writer.format, options, taken=there)
     sidecar_files = _fillers(options)
     files = _Files(writer, folder)
-    with scratch_folder() as before:
-        changes = Changes(folder, before)
-        with changes.undone_on_failure():
-            for name in sorted(
-                sidecar_files.keys() - there
-            ):  # early, to see whether the store can be written
-                changes.add(name, sidecar_files[name])
-            for file in planned.files if planned.index_name is not None else ():
-                files.put(file, changes.add)
-            files.compare_sizes()
-            for name in sorted(sidecar_files.keys() & there):
-                changes.replace(name, sidecar_files[name])
-            if planned.index_name is not None:
-                put = changes.replace if planned.index_name in there else changes.add
-                files.put_index(planned, put)
-            else:
-                only = planned.files[0]
-                files.put(only, folder.put if only.name in there else changes.add)
+    changes = Changes(folder)
+    with changes.undone_on_failure():
+        for name in sorted(sidecar_files.keys() - there):  # early, to see whether the store can be written
+            changes.add(name, sidecar_files[name])
+        for file in planned.files if planned.index_name is not None else ():
+            files.put(file, changes.add)
+        files.compare_sizes()
+        for name in sorted(sidecar_files.keys() & there):
+            changes.replace(name, sidecar_files[name])
+        if planned.index_name is not None:
+            put = changes.replace if planned.index_name in there else changes.add
+            files.put_index(planned, put)
+        else:
+            only = planned.files[0]
+            files.put(only, changes.replace_last if only.name in there else changes.add)
     weights = is_weights_name(writer.registry.formats.values())
     _remove_old(folder, [name for name in there if weights(name) and name not in planned.names])
     writer.meter.finish()
@@ -179,7 +173,7 @@ def _commit(writer: FileWriter, place: RemotePath, system: CommitsFolders, *, is
     planned = plan_files(writer.state, writer.format, options) if is_folder else PlannedFiles((only,))
     sidecar_files = _fillers(options)
     weights = is_weights_name(writer.registry.formats.values())
-    old = [name for name in there if is_folder and weights(name)]
+    old = sorted(name for name in there if is_folder and weights(name))
     if not options.overwrite and there & {*old, *planned.names, *sidecar_files}:
         raise _exists(place)
     with scratch_folder() as local:
@@ -192,8 +186,8 @@ def _commit(writer: FileWriter, place: RemotePath, system: CommitsFolders, *, is
             files.folder.put(name, fill)
         names = (*planned.names, *sidecar_files)
         log("checkpoint", "uploading %d files to %s", len(names), target)
-        removed = [name for name in old if name not in planned.names]
-        url = system.upload_folder(target.url, local, names, removed=removed)
+        removed = tuple(name for name in old if name not in planned.names)
+        url = system.upload_folder(target.url, local, names, *([removed] if removed else []))
     writer.meter.finish()
     return files.saved(planned.names, RemotePath(system, url))
 
@@ -316,8 +310,8 @@ def _exists(place: RemotePath) -> DestinationExists:
 
 
 def _bare(url: str) -> str:
-    """Return a URL as it names a file, without a query and a slash at its end."""
-    return re.split(r"[?#]", url, maxsplit=1)[0].rstrip("/")
+    """Return a URL as it names a file, without credentials, a query and a slash at its end."""
+    return shown_url(url).rstrip("/")
 
 
 def _upload_command(place: RemotePath) -> str:

@@ -19,7 +19,7 @@ __all__ = ["checked_state", "refuse_other_checkpoint"]
 def checked_state(
     state: FlatState, destination: Destined, options: WriteOptions, registry: Registry
 ) -> tuple[FlatState, Format | FolderFormat]:
-    """Return the state as it is written, and its format.
+    """Return what of a state is written, and the format.
 
     Args:
         state: The state.

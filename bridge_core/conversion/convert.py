@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import WriteOptions, as_destined, guided, refuse_own_source, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, as_destined, guided, write_checkpoint
 from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
@@ -225,6 +225,7 @@ def convert(
         manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
             ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
             `bridge_core.verify_manifest`.
+<<<<<<< HEAD
         resume: Whether to write each file of a folder by itself, so that the same call goes on where an
             interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
             of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
@@ -236,6 +237,8 @@ def convert(
             several at a time, as with ``resume``; None to write them here. The workers need the source, the
             destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
             part, of which four are made for a worker, and ``progress`` is called when one is complete.
+=======
+>>>>>>> w-work
         registry: As in `plan_conversion`.
 
     Returns:
@@ -323,7 +326,6 @@ def convert(
         src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as source:
         refuse_empty(src, source)
-        refuse_own_source(source.location, destined)
         known, state, plan = plan_source(src, source, options, registry)
         result = plan.apply(state)
         with (

@@ -88,11 +88,11 @@ def write_manifest(
         SystemFailure: The system failed.
     """
     used = registry.any_format(saved.format)
-    *weights, last = saved.files
+    *weights, last = map(_afresh, saved.files)
     # The index of a sharded set has no tensors.
     with_tensors = weights or [last]
     files = [_written_file(file, saved, registry, budget) for file in with_tensors]
-    files += map(_other_file, (*([last] if weights else []), *sidecar_files))
+    files += map(_other_file, (*([last] if weights else []), *map(_afresh, sidecar_files)))
     text, identity = _named_source(source)
     versions = versions_of(plan, source, known, used, registry, options)
     manifest = Manifest(text, identity, plan_digest(plan), versions, saved.format, tuple(files))
@@ -111,6 +111,11 @@ def _named_source(source: FlatState) -> tuple[str, SourceIdentity]:
     if source.location is None:
         return "", SourceIdentity((), specs_digest(source.specs()))
     return str(source.location), source_identity(source)
+
+
+def _afresh(place: Location) -> Location:
+    """Return a place of which nothing is remembered that its server said before it was written."""
+    return RemotePath(place.system, place.url) if isinstance(place, RemotePath) else place
 
 
 def _other_file(place: Location) -> WrittenFile:

@@ -67,7 +67,7 @@ def _filling(
 
 
 def finish_files(prepared: PreparedWork, work: WorkList) -> Report:
-    """Write the sidecar files, the index and the manifest; a work that is finished stays as it is.
+    """Write the sidecar files, the index and the manifest; finished work is not changed.
 
     Args:
         prepared: The conversion.

@@ -48,7 +48,9 @@ _FULL = (FULL16, FULL16, FULL32, FULL32)
 _CHUNK = 1 << 20
 _FIRST_CHUNK = 10_000
 _SMALL_MEMBER = 16 << 10
-"""Bytes of a member that takes less time to fetch than another request, so that headers around it are joined."""
+"""Bytes of a member that are fetched with its header, which joins the headers before and after it."""
+_FIRST_BYTES = 512
+"""Bytes of a member that are fetched with its header: what precedes an array in the member, for one."""
 _FETCH_AGAIN = "The file is damaged or was cut off: fetch it again."
 
 _ENCRYPTED, _STREAMED, UTF8 = 0x1, 0x8, 0x800
@@ -276,7 +278,7 @@ def _announce_headers(raw: bytes, entries: int, file: SourceFile, encoding: str)
     for _ in range(entries):
         entry, raw_name, _, position = _entry(raw, position, file, encoding)
         if entry.offset < file.size:
-            content = entry.stored if entry.stored <= _SMALL_MEMBER else 0
+            content = entry.stored if entry.stored <= _SMALL_MEMBER else _FIRST_BYTES
             file.prefetch(entry.offset, LOCAL.size + len(raw_name) + content)
 
 

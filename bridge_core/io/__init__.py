@@ -71,7 +71,12 @@ if TYPE_CHECKING:
         read_toml_head as read_toml_head,
         read_toml_text as read_toml_text,
     )
-    from bridge_core.io.urls import scheme_of as scheme_of, shown_url as shown_url
+    from bridge_core.io.urls import (
+        child_url as child_url,
+        parent_url as parent_url,
+        scheme_of as scheme_of,
+        shown_url as shown_url,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -98,7 +103,7 @@ else:
             "system_errors": "system_failures",
             "temporaries": "scratch_folder sweep",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
-            "urls": "scheme_of shown_url",
+            "urls": "child_url parent_url scheme_of shown_url",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

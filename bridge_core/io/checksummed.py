@@ -41,7 +41,7 @@ class _Checksummed(ByteSource):
         self.name = source.name
         self.size = source.size
         self.identity = source.identity
-        self.is_remote = source.is_remote
+        self.is_remote = getattr(source, "is_remote", False)  # not all classes inherit from the protocol
         self._source = source
         self._offset = offset
         self._nbytes = nbytes

@@ -33,6 +33,8 @@ _AT_ONCE = 16
 _GAP_SHARE = 32
 """Gaps between tensors are fetched too while they are less than this part of the bytes that are needed."""
 _MOST_GAP = 1 << 20
+_SMALL = 32 << 10
+"""Bytes of the largest part that is fetched again if this makes one request of two."""
 _LOOKED_AT = 64
 """Parts that are looked at to find those to fetch ahead."""
 _POLL = 0.1
@@ -95,6 +97,9 @@ class Fetcher:
         """Let a number of threads use some memory within the ``with`` block."""
         share = (nbytes, readers)
         with self._changed:
+            if not self._shares:
+                for part in self._ready:
+                    part.promised = 0  # what was announced for an earlier run, and was not read
             self._shares.append(share)
             self._make_room(0, self.limit, only_read=False)
         try:
@@ -126,16 +131,13 @@ class Fetcher:
                 self._cut(file, begin, end)
 
     def _cut(self, file: Fetched, begin: int, end: int) -> None:
+        """Make parts of a range that no part covers; the part that was announced last takes what fits."""
         size, last = self.part_nbytes, self._last
-        if last is not None and last.owner is file and last.state is PartState.WAITING:
-            gap = begin - last.stop
-            most = last.start + size
-            is_near = gap == 0 or (gap <= _MOST_GAP and (file.gaps + gap) * _GAP_SHARE <= file.needed)
-            if gap >= 0 and is_near and begin < most and not any(file.parts.overlapping(last.stop, begin)):
-                last.stop = min(end, most)
-                last.promised += last.stop - begin
-                file.gaps += gap
-                begin = last.stop
+        if last is not None and self._joins(last, file, begin):
+            file.gaps += begin - last.stop
+            last.stop = min(end, last.start + size)
+            last.promised += last.stop - begin
+            begin = last.stop
         while begin < end:
             part = Part(file, begin, min(begin + size, end), min(size, end - begin))
             file.parts.add(part)
@@ -143,6 +145,24 @@ class Fetcher:
                 self._last.next = part
             self._last = part
             begin = part.stop
+
+    def _joins(self, last: Part, file: Fetched, begin: int) -> bool:
+        """Return whether a part may go on from a byte; small parts before it, of headers, are freed then."""
+        gap = begin - last.stop
+        if last.owner is not file or last.state is not PartState.WAITING:
+            return False
+        if not 0 <= gap <= _MOST_GAP or begin >= last.start + self.part_nbytes:
+            return False
+        between = list(file.parts.overlapping(last.stop, begin))
+        if gap and (file.gaps + gap) * _GAP_SHARE > file.needed:
+            return False
+        if any(part.state is not PartState.READY or part.pins or part.nbytes > _SMALL for part in between):
+            return False
+        for part in between:
+            last.promised += max(0, part.promised)
+            part.promised = 0
+            self._free(part)
+        return True
 
     def read(self, file: Fetched, offset: int, view: memoryview, *, counts: bool = True) -> None:
         """Fill a buffer.
@@ -176,9 +196,7 @@ class Fetcher:
                     part.pins -= 1
                     part.touched = True
                     if not part.pins:
-                        part.error = (
-                            None  # all reads that waited for it have raised it; the next one tries again
-                        )
+                        part.error = None  # every read that waited has raised it; the next one tries again
                     self._changed.notify_all()
             if counts:
                 self.note_read(file, at, end)

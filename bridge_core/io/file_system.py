@@ -144,7 +144,8 @@ class CommitsFolders(FileSystem, Protocol):
             url: The destination folder; not a URL that `pinned` returned.
             folder: The local folder.
             names: Paths of the files below it, with ``/``, at least one.
-            removed: Names of files of the destination folder that the same step removes.
+            removed: Names of files of the destination folder that the same step removes; the argument is
+                left out where there are none.
 
         Raises:
             SourceNotFound: There is nothing to write into, such as a missing repository.

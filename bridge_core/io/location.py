@@ -27,12 +27,12 @@ Location = Path | RemotePath
 
 
 def is_location(value: object) -> TypeGuard[str | os.PathLike[str] | RemotePath]:
-    """Return whether a value is the path or URL of a file or folder, and not an object in memory."""
+    """Return whether a value is a path or URL, and not an object in memory."""
     return isinstance(value, str | os.PathLike | RemotePath)
 
 
 def shown_path(value: object) -> str | None:
-    """Return a path as messages show it, and a URL without credentials; None for an object in memory.
+    """Return a path as messages show it, a URL without credentials; None for other values.
 
     >>> shown_path("s3://key:secret@bucket/a.npz"), shown_path("a.npz"), shown_path({})
     ('s3://bucket/a.npz', 'a.npz', None)
@@ -106,7 +106,7 @@ def _link_target(link: Path, follow_links: bool) -> Path:
 
 
 def exists_beside(place: Location) -> bool:
-    """Return whether a file that the user did not name exists, such as a config next to the weights.
+    """Return whether a file next to another exists, such as a config next to the weights.
 
     A server that refuses to answer for it, as one does for a signed URL of another file, counts as no.
 
@@ -120,7 +120,7 @@ def exists_beside(place: Location) -> bool:
 
 
 def names_beside(place: Location) -> list[str]:
-    """Return the names in the folder of a file or folder, sorted; none if the folder cannot be listed."""
+    """Return the sorted names in the folder around a place; none if it cannot be listed."""
     if isinstance(place, RemotePath):
         return list(place.parent.listed_names())
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Protocol
 
 from bridge_core.errors import (
     BridgeError,
@@ -18,13 +18,21 @@ from bridge_core.errors import (
     SystemFailure,
 )
 from bridge_core.io.fetching import shared_fetcher
-from bridge_core.io.file_system import RangeAnswer
+from bridge_core.io.file_system import FileSystem, RangeAnswer, RemoteEntry
 from bridge_core.io.range_parts import JOINED_GAP, Parts
-from bridge_core.io.remote_path import RemotePath
 from bridge_core.io.retries import repeated
 from bridge_core.io.source_file import SourceFile
 
 __all__ = ["RemoteFile"]
+
+
+class _Place(Protocol):
+    """Where a file is: a `RemotePath`, which opens files, and is not imported for that reason."""
+
+    system: FileSystem
+    url: str
+
+    def entry(self) -> RemoteEntry | None: ...
 
 
 class RemoteFile(SourceFile):
@@ -46,7 +54,7 @@ class RemoteFile(SourceFile):
     can_copy = False
     is_remote = True
 
-    def __init__(self, place: RemotePath) -> None:
+    def __init__(self, place: _Place) -> None:
         self._open = False
         self.name = str(place)
         self.path = place  # type: ignore[assignment]
@@ -175,7 +183,7 @@ class RemoteFile(SourceFile):
 class _Content:
     """What is at the URL: requests for it, and the parts that were fetched."""
 
-    def __init__(self, place: RemotePath) -> None:
+    def __init__(self, place: _Place) -> None:
         entry = place.entry()
         self.name = str(place)
         if entry is None:

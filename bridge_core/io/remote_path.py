@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge_core.errors import AccessDenied, LimitExceeded, NeedsLocalPath, SourceNotFound
 from bridge_core.io.file_system import FileSystem, RemoteEntry
+from bridge_core.io.retries import repeated
 from bridge_core.io.urls import child_url, parent_url, shown_url, url_name
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["RemotePath"]
 
 _Answer = TypeVar("_Answer")
 
+_ASKING = "asking the server for it"
 _LARGEST_TEXT = 100 << 20
 """Bytes of a file that `RemotePath.read_bytes` reads."""
 
@@ -25,8 +27,8 @@ _LARGEST_TEXT = 100 << 20
 class RemotePath:
     """A file or folder at a URL, used as a `pathlib.Path`.
 
-    What the server says of files and folders is asked once, and remembered by all paths that are made from
-    one: a checkpoint is seen as it was when it was opened.
+    The server is asked once about each file and folder, and its answers are remembered by all paths that are
+    made from one: a checkpoint is seen as it was when it was opened.
 
     Args:
         system: The file system.
@@ -37,6 +39,16 @@ class RemotePath:
         self.system = system
         self.url = url
         self._seen = _seen or _Seen(system)
+
+    @classmethod
+    def pinned(cls, system: FileSystem, url: str) -> RemotePath:
+        """Return the path of a URL, with a commit in place of a branch where the system has commits.
+
+        Raises:
+            SourceNotFound: There is no such thing to pin.
+            AccessDenied, RemoteFailure: The server does not answer.
+        """
+        return cls(system, repeated(lambda: system.pinned(url), _ASKING, shown_url(url)))
 
     @property
     def name(self) -> str:
@@ -107,7 +119,7 @@ class RemotePath:
         return False
 
     def entry(self) -> RemoteEntry | None:
-        """Return what the server says of it; None if there is nothing."""
+        """Return what the server answers about it; None if there is nothing."""
         return self._seen.entry(self.url)
 
     def iterdir(self) -> Iterator[RemotePath]:
@@ -142,7 +154,7 @@ class RemotePath:
             return ()
 
     def seen_names(self) -> tuple[str, ...]:
-        """Return the names in the folder as far as they are known; the server is not asked."""
+        """Return the names in the folder that were listed before; the server is not asked."""
         return self._seen.names(self.url, ask=False) or ()
 
     def open_source(self) -> RemoteFile:
@@ -212,7 +224,9 @@ class _Seen:
         if not is_known and isinstance(listing, dict):
             return listing.get(url_name(url))
         if not is_known:
-            answer = _answer(lambda: self._asked(url))
+            answer = _answer(
+                lambda: repeated(lambda: self._asked(url), "asking the server for it", shown_url(url))
+            )
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
         return _unless_refused(answer)
@@ -231,7 +245,8 @@ class _Seen:
         if not is_known and not ask:
             return None
         if not is_known:
-            listing = _answer(lambda: self._listing(url))
+            doing = "listing the folder"
+            listing = _answer(lambda: repeated(lambda: self._listing(url), doing, shown_url(url)))
             with self._lock:
                 self._listed.setdefault(key, listing)
         names = _unless_refused(self._listed[key])

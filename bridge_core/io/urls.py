@@ -21,21 +21,24 @@ def scheme_of(text: str) -> str | None:
 
 
 def shown_url(url: str) -> str:
-    """Return a URL as messages, metadata and logs show it: without a password, a signature and a fragment.
+    """Return a URL as it is shown: without user name, password, signature and fragment.
 
     >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc")
     'https://host/w.npz'
+    >>> shown_url("http://token@localhost/w.npz"), shown_url("hf://model@main/w.npz")
+    ('http://localhost/w.npz', 'hf://model@main/w.npz')
     """
     head, _, rest = url.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
-    return f"{head}://{authority.rpartition('@')[2] if _has_password(authority) else authority}{slash}{path}"
+    host = authority.rpartition("@")[2] if _has_user(head.lower(), authority) else authority
+    return f"{head}://{host}{slash}{path}"
 
 
-def _has_password(authority: str) -> bool:
-    """Return whether what comes before a host is a user's name and password, and not a revision after it."""
+def _has_user(scheme: str, authority: str) -> bool:
+    """Return whether a user's name or a token comes before a host, and not a revision after a model."""
     user, at, _ = authority.rpartition("@")
-    return bool(at) and (":" in user or "." in authority.rpartition("@")[2])
+    return bool(at) and (scheme != "hf" or ":" in user)
 
 
 def url_name(url: str) -> str:

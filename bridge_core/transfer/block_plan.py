@@ -19,6 +19,7 @@ from bridge_core.transfer.memory_order import (
     MemoryOrder,
     chunked_sources,
     first_source,
+    is_remote,
     memory_order_of,
 )
 
@@ -169,14 +170,13 @@ def plan_blocks(
     if order is not None and order.inner == len(shape) - 1:
         order = None
     cut_across = order if nbytes > max_bytes and not in_order else None
-    is_remote = source is not None and source.file.is_remote
     block = min(COPY_BLOCK, max_bytes) if as_stored else max_bytes
-    if cut_across is not None and not is_remote:
+    if cut_across is not None and not is_remote(tensor):
         block = _largest_block(shape, cut_across, source, max_bytes)
     elements = max(1, block // itemsize)
     if nbytes <= elements * itemsize:
         box = shape
-    elif cut_across is not None and is_remote and not cut_across.stacked:
+    elif cut_across is not None and is_remote(tensor) and not cut_across.stacked:
         box = _run_of_source(shape, cut_across.outer, elements)
     elif cut_across is not None:
         box = _box(shape, cut_across.inner, elements, itemsize)

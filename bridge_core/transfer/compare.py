@@ -15,9 +15,9 @@ from bridge_core.state import Array, FlatState, Key, Region, Tensor, as_state, j
 from bridge_core.transfer.block_plan import BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_region
 from bridge_core.transfer.chunk_jobs import jobs_by_chunks
-from bridge_core.transfer.memory_order import chunked_sources
+from bridge_core.transfer.memory_order import chunked_sources, is_remote
 from bridge_core.transfer.progress import Progress
-from bridge_core.transfer.remote_reading import announce_region, is_remote
+from bridge_core.transfer.remote_reading import announce_region
 from bridge_core.transfer.scratch import Scratch
 
 __all__ = ["Comparison", "Difference", "compare_states"]

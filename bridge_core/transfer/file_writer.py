@@ -33,6 +33,7 @@ from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
+from bridge_core.transfer.memory_order import is_remote
 from bridge_core.transfer.remote_reading import announce_plans, sharing_memory
 from bridge_core.transfer.scatter import Packer, little_endian_bytes, scatter, scatter_box
 from bridge_core.transfer.scratch import Scratch, ScratchPool
@@ -140,7 +141,7 @@ class FileTarget:
 
             def work(job: _Job) -> list[_Sum]:
                 source = job.ahead.source if job.ahead is not None else None
-                if source is not None and not source.file.is_remote:  # what is remote was announced before
+                if source is not None and not is_remote(source):  # what is remote was announced before
                     source.file.prefetch(source.offset, source.spec.nbytes)
                 held_nbytes = max(part.plan.held_nbytes for part in job.parts)
                 sums: list[_Sum] = []

@@ -10,15 +10,9 @@ from bridge_core.ops import OpTensor
 from bridge_core.state import FileTensor, Region, StridedFileTensor, Tensor, regions
 from bridge_core.transfer.block_plan import BlockPlan
 from bridge_core.transfer.budget import Budget
-from bridge_core.transfer.memory_order import first_source
+from bridge_core.transfer.memory_order import is_remote
 
-__all__ = ["announce_plans", "announce_region", "is_remote", "sharing_memory"]
-
-
-def is_remote(tensor: Tensor) -> bool:
-    """Return whether the first values of a tensor come from a server."""
-    source = first_source(tensor)
-    return source is not None and source.file.is_remote
+__all__ = ["announce_plans", "announce_region", "sharing_memory"]
 
 
 @contextlib.contextmanager
@@ -41,7 +35,7 @@ def sharing_memory(tensors: Iterable[Tensor], budget: Budget) -> Iterator[Budget
 def announce_plans(plans: Iterable[BlockPlan]) -> None:
     """Announce what the blocks of tensors need, in their order; nothing happens for local files."""
     for plan in plans:
-        if plan.source is None or not plan.source.file.is_remote:
+        if not is_remote(plan.tensor):
             continue
         is_read_once = isinstance(plan.tensor, FileTensor) or plan.block_shape == plan.tensor.spec.shape
         for region in (regions.full(plan.tensor.spec.shape),) if is_read_once else plan.blocks:
@@ -56,7 +50,7 @@ def announce_region(tensor: Tensor, region: Region) -> None:
             announce_region(tensor.inputs[part.input], part.region)
     elif isinstance(tensor, StridedFileTensor):
         announce_region(tensor.base, regions.full(tensor.base.spec.shape))
-    elif isinstance(tensor, FileTensor) and tensor.file.is_remote:
+    elif is_remote(tensor) and isinstance(tensor, FileTensor):
         itemsize = tensor.spec.dtype.itemsize
         for start, stop in _spans(tensor.spec.shape, regions.simplify(region), itemsize):
             tensor.file.prefetch(tensor.offset + start, stop - start)

@@ -80,7 +80,7 @@ class Fields:
         return self._inner(self._typed(name, dict, "an object"))
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """Return an object as it is."""
+        """Return an object as plain data."""
         return dict(self._typed(name, dict, "an object"))
 
     def texts_by_name(self, name: str) -> dict[str, str]:

@@ -116,15 +116,15 @@ def verify_manifest(
     manifest = read_manifest(place.read_bytes(), path=str(place))
     folder = place.parent
     check = _Check(manifest, folder, budget, registry, progress)
-    found = [one for damages in run_jobs(check.of_file, manifest.files, budget.threads) for one in damages]
+    damage = [one for damages in run_jobs(check.of_file, manifest.files, budget.threads) for one in damages]
     if place.name == MANIFEST_NAME:
-        found += _extra_files(manifest, folder, registry)
+        damage += _extra_files(manifest, folder, registry)
     return ManifestCheck(
         str(place),
         len(manifest.files),
         sum(len(file.tensors) for file in manifest.files),
         sum(file.size for file in manifest.files),
-        tuple(found),
+        tuple(damage),
     )
 
 

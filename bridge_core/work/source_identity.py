@@ -34,7 +34,7 @@ class FileIdentity:
 
     @classmethod
     def of(cls, place: Location, name: str) -> FileIdentity:
-        """Return the identity of a file as it is now."""
+        """Return the present identity of a file."""
         if isinstance(place, RemotePath):
             entry = place.entry()
             size = entry.size if entry is not None else None
@@ -92,7 +92,7 @@ class SourceIdentity:
         return cls(files, fields.digest("specs"))
 
     def changes(self, now: SourceIdentity) -> list[str]:
-        """Return what differs in the source as it is now, a phrase for each file."""
+        """Return what is different in the source now, a phrase for each file."""
         before = {file.name: file for file in self.files}
         after = {file.name: file for file in now.files}
         phrases = [f"{name} is missing" for name in before.keys() - after.keys()]

@@ -214,7 +214,7 @@ class WorkFolder:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what only unfinished work needs; the list last, so that a killed run can be repeated."""
+        """Remove what only unfinished work needs, the list last: a killed run can be repeated."""
         for name in sorted(self._receipts.names(), key=lambda name: name == _LIST):
             self._receipts.remove(name)
         self._receipts.remove_if_empty()

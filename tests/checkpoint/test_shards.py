@@ -12,7 +12,9 @@ REGISTRY = given_registry(None)
 
 
 def weights(count=6):
-    arrays = {("layers", str(i), "weight"): np.arange(4 * i, 4 * i + 4, dtype="float32") for i in range(count)}
+    arrays = {
+        ("layers", str(i), "weight"): np.arange(4 * i, 4 * i + 4, dtype="float32") for i in range(count)
+    }
     first = FlatState(arrays)
     tensors = {key: first.tensor(key) for key in first}
     return FlatState(
@@ -104,7 +106,9 @@ def test_without_verification_there_are_no_checksums(tmp_path):
 def test_a_shard_that_differs_from_what_was_planned_is_refused(tmp_path, monkeypatch):
     state, used, options, files = planned(weights(), max_shard_size=32)
 
-    def damaging(self, state, target, write=type(used).write):
+    write = type(used).write
+
+    def damaging(self, state, target):
         write(self, state, target)
         content = target.path.read_bytes()
         target.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

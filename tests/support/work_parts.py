@@ -34,10 +34,10 @@ def list_of(folder: Path, parts: int = 3, *, layers: int = 6, **options) -> Work
     )
 
 
-def in_one_process(folder: Path, **options) -> dict[str, bytes]:
+def in_one_process(folder: Path, source: str = "source.safetensors", **options) -> dict[str, bytes]:
     """Return the files that one process writes, by name."""
     convert(
-        folder / "source.safetensors",
+        folder / source,
         folder / "one",
         **{"to": "flax", "max_shard_size": SHARD, **options},
     )

@@ -83,13 +83,13 @@ def make(
     from bridge_core.io import replacing_file
 
     with aside():
-        made = make_work(src, dst, parts=parts, **asked)
+        work_list = make_work(src, dst, parts=parts, **asked)
         with replacing_file(output, overwrite=overwrite) as temporary:
-            temporary.write_text(made.to_text(), encoding="utf-8", newline="\n")
+            temporary.write_text(work_list.to_text(), encoding="utf-8", newline="\n")
     if as_json:
-        print_json(made.to_json())
+        print_json(work_list.to_json())
     elif not quiet:
-        say(*_list_lines(made, parts, output))
+        say(*_list_lines(work_list, parts, output))
 
 
 @work.command(
@@ -138,12 +138,12 @@ def status(file: str, as_json: bool, **asked: Any) -> int:
     from bridge_core.conversion import work_status
 
     with aside():
-        found = work_status(file, **asked)
+        progress = work_status(file, **asked)
     if as_json:
-        print_json(found.to_json())
+        print_json(progress.to_json())
     else:
-        say(*_status_lines(found))
-    return 1 if found.missing else 0
+        say(*_status_lines(progress))
+    return 1 if progress.missing else 0
 
 
 @work.command(
@@ -170,16 +170,15 @@ def finish(file: str, as_json: bool, quiet: bool, **asked: Any) -> None:
         say(*convert_lines(report, time.monotonic() - begun))
 
 
-def _list_lines(made: WorkList, asked: int, output: Path) -> list[str]:
+def _list_lines(work_list: WorkList, asked: int, output: Path) -> list[str]:
     from bridge_core.messages import count, size_text
 
-    total = sum(file.nbytes for file in made.files)
-    lines = [
-        f"{output}: {count(len(made.parts), 'part')}, {count(len(made.files), 'file')}, {size_text(total)}"
-    ]
-    if len(made.parts) < asked:
+    total = size_text(sum(file.nbytes for file in work_list.files))
+    files = count(len(work_list.files), "file")
+    lines = [f"{output}: {count(len(work_list.parts), 'part')}, {files}, {total}"]
+    if len(work_list.parts) < asked:
         lines.append(
-            f"{asked} parts were asked for, but there are only {count(len(made.files), 'file')}: for more, "
+            f"{asked} parts were asked for, but there are only {files}: for more, "
             "pass a smaller --max-shard-size"
         )
     lines.append(f"run each with: ckptbridge work run {output} --part N")
@@ -187,12 +186,12 @@ def _list_lines(made: WorkList, asked: int, output: Path) -> list[str]:
     return lines
 
 
-def _status_lines(found: WorkStatus) -> list[str]:
+def _status_lines(progress: WorkStatus) -> list[str]:
     from bridge_core.messages import count, listed
 
-    if found.finished:
+    if progress.finished:
         return ["finished"]
-    complete = found.parts - len(found.missing)
-    lines = [f"{complete} of {count(found.parts, 'part')} complete"]
-    lines += [f"part {part}: missing {listed(names)}" for part, names in found.missing.items()]
+    complete = progress.parts - len(progress.missing)
+    lines = [f"{complete} of {count(progress.parts, 'part')} complete"]
+    lines += [f"part {part}: missing {listed(names)}" for part, names in progress.missing.items()]
     return lines

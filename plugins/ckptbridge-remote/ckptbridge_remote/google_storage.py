@@ -1,0 +1,42 @@
+"""Google Cloud Storage: ``gs://bucket/key``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from typing import Any
+
+from ckptbridge_remote.object_stores import ObjectStore
+from ckptbridge_remote.obstore_module import for_reading, for_writing, load_obstore
+from ckptbridge_remote.store_errors import Advice
+
+__all__ = ["GoogleStorage"]
+
+_VARIABLES = ("GOOGLE_", "STORAGE_EMULATOR_HOST", "CLOUDSDK_")
+
+
+class GoogleStorage(ObjectStore):
+    """Google Cloud Storage, or the emulator at ``STORAGE_EMULATOR_HOST``."""
+
+    name = "gcs"
+    schemes: tuple[str, ...] = ("gs",)
+    advice = Advice(
+        "Set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login; for a public "
+        "bucket set GOOGLE_SKIP_SIGNATURE=true."
+    )
+
+    def settings(self) -> Hashable:
+        """Return the variables of the environment that stores are made from."""
+        return frozenset(item for item in os.environ.items() if item[0].startswith(_VARIABLES))
+
+    def make_store(self, bucket: str, *, writing: bool) -> Any:
+        """Return a store with the credentials of the environment."""
+        store = load_obstore().store.GCSStore
+        options: dict[str, Any] = {}
+        if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+            address = emulator if "://" in emulator else f"http://{emulator}"
+            # An emulator checks no token; without one obstore signs no reading, and does not write.
+            options = {"base_url": address.rstrip("/"), "bearer_token": "emulator"}
+        endpoint = options.get("base_url") or os.environ.get("GOOGLE_BASE_URL") or ""
+        client = (for_writing if writing else for_reading)(plain=endpoint.lower().startswith("http://"))
+        return store(bucket, config=options, **client)

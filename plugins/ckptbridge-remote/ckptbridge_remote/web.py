@@ -1,0 +1,96 @@
+"""Files of web servers: ``https://host/path`` and ``http://host/path``."""
+
+from __future__ import annotations
+
+import base64
+import re
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+from bridge_core.errors import SourceNotFound, UsageError
+from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
+from ckptbridge_remote.obstore_module import StoreCache, for_reading, load_obstore
+from ckptbridge_remote.ranges import file_at, read_range
+from ckptbridge_remote.store_errors import Advice, requests_to
+
+__all__ = ["Web"]
+
+_PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_~.-]+)+")
+"""Paths that are the same after they are decoded and encoded; files of one host then share connections."""
+_HUB_PAGE = re.compile(
+    r"https://(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+?)/(?:blob|tree)/([^/?#]+)(/[^?#]*)?"
+)
+_ADVICE = Advice("Give a URL that may be read, such as a signed one or https://user:password@host/path.")
+
+
+class Web:
+    """Files of web servers that answer requests for ranges."""
+
+    name = "web"
+    schemes: tuple[str, ...] = ("https", "http")
+
+    def __init__(self) -> None:
+        self._stores = StoreCache()
+
+    def pinned(self, url: str) -> str:
+        """Return the URL itself.
+
+        Raises:
+            UsageError: It has no host, or is that of a page of the Hugging Face hub.
+        """
+        if match := _HUB_PAGE.match(url):
+            repo, revision, path = match[1], match[2], match[3] or ""
+            hint = f"Write hf://{repo}@{revision}{path}"
+            raise UsageError("the URL is that of a page, not of a file.", path=shown_url(url), hint=hint)
+        if not re.match(r"[^:]", _authority(url).rpartition("@")[2]):
+            raise UsageError("the URL has no host.", path=shown_url(url))
+        return url
+
+    def entry(self, url: str) -> RemoteEntry | None:
+        """Return the file at a URL, or None; a URL that ends with a slash is a folder's."""
+        path = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
+        name = urllib.parse.unquote(path.rpartition("/")[2])
+        if not name:
+            return RemoteEntry("")
+        try:
+            with requests_to(url, _ADVICE):
+                return file_at(*self._store(url), name)
+        except SourceNotFound:
+            return None
+
+    def entries(self, url: str) -> Sequence[RemoteEntry] | None:
+        """Return None: web servers list no folders."""
+        return None
+
+    def read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
+        """Return one range of a file."""
+        with requests_to(url, _ADVICE):
+            return read_range(*self._store(url), start, nbytes)
+
+    def _store(self, url: str) -> tuple[Any, str]:
+        """Return a store, and the path in it."""
+        load_obstore()
+        scheme, _, rest = url.partition("#")[0].partition("://")
+        authority = _authority(url)
+        user, _, host = authority.rpartition("@")
+        root = f"{scheme.lower()}://{host}"
+        after = rest[len(authority) :]
+        shares = _PLAIN_PATH.fullmatch(after) is not None
+        base = root if shares else root + after
+        return self._stores.get((base, user), lambda: _store_at(base, user)), after if shares else ""
+
+
+def _store_at(base: str, user: str) -> Any:
+    headers = {}
+    if user:  # obstore does not send it; other hosts, to which a server redirects, do not get the header
+        name, _, password = map(urllib.parse.unquote, user.partition(":"))
+        token = base64.b64encode(f"{name}:{password}".encode()).decode()
+        headers["Authorization"] = f"Basic {token}"
+    return load_obstore().store.HTTPStore(
+        base, **for_reading(plain=base.startswith("http://"), headers=headers)
+    )
+
+
+def _authority(url: str) -> str:
+    return re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
