@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bridge_core.checkpoint.checkpoint_writer import chosen_format
+from bridge_core.checkpoint.format_choice import chosen_format
 from bridge_core.checkpoint.locations import location_of
-from bridge_core.checkpoint.write_options import WriteOptions
+from bridge_core.checkpoint.write_options import Destined, WriteOptions
 from bridge_core.formats import FolderFormat
 from bridge_core.io import SourceFile, open_listed
 from bridge_core.plugins import Guidance, Registry
@@ -23,7 +22,7 @@ def guided(
     options: WriteOptions,
     known: Guidance,
     source: FlatState,
-    destination: str | os.PathLike[str],
+    destination: Destined,
     registry: Registry,
     *,
     layout: str | None,

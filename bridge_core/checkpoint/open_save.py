@@ -142,7 +142,7 @@ def _layout(state: FlatState, used: Format | FolderFormat, registry: Registry) -
 @renamed(beside="sidecar_files", stem="base_name")
 def save_state(
     state: Mapping[Any, Any],
-    path: StrPath,
+    path: StrPath | RemotePath,
     *,
     format: str | None = None,
     layout: str | None = None,
@@ -166,16 +166,17 @@ def save_state(
     weights, of any format and variant, are gone afterwards, and all its other files stay.
 
     The destination may be the source itself, with ``overwrite``: the source stays readable until it is
-    closed. It may not be one file of a sharded set that is read.
+    closed. It may not be one file of a sharded set that is read. At a URL it may not be the source.
 
     Args:
         state: A FlatState, or a dict from tuple keys or dotted names to arrays; it is not changed.
-        path: The destination; its folder must exist.
+        path: The destination; its folder must exist. Or a URL of a store, as for ``dst`` of `convert`, where
+            it is explained what happens at a URL.
         format: Name of the format; None for that of the extension, or else of the state's layout.
         layout: The layout of a plain mapping, or of a state without one: the name of a framework, or
             ``"neutral"``. The file records it where the format has a place for it.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or
-            ``"5GiB"`` (2^30).
+            ``"5GiB"`` (2^30); None for no limit, and for 5GB in a folder at a URL.
         overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
         workers: Number of threads; None for the available processors, at most four.

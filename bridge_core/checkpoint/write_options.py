@@ -15,9 +15,12 @@ from bridge_core.messages import shown
 from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
 
-__all__ = ["StrPath", "WriteOptions", "as_path", "is_folder", "require_step"]
+__all__ = ["Destined", "StrPath", "WriteOptions", "as_path", "is_folder", "name_of", "require_step"]
 
 StrPath = str | os.PathLike[str]
+
+Destined = StrPath | RemotePath
+"""A destination as the caller gave it, a URL as a path at its file system."""
 
 _BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.ASCII | re.IGNORECASE)
@@ -81,11 +84,14 @@ class WriteOptions:
         """Threads and memory."""
         return Budget(self.workers, None if self.max_ram is None else parse_size(self.max_ram))
 
-    def fills_folder(self, destination: StrPath) -> bool:
+    def fills_folder(self, destination: Destined) -> bool:
         """Return whether a destination is a folder.
 
         It is one for shards, by its name, or because it exists as one.
         """
+        if isinstance(destination, RemotePath):
+            is_named_so = destination.url.endswith("/") or not destination.name
+            return self.max_shard_size is not None or is_named_so or destination.is_dir()
         path = as_path(destination)
         ends_as_folder = os.fspath(destination).endswith((os.sep, os.altsep or os.sep))
         return self.max_shard_size is not None or ends_as_folder or is_folder(path)
@@ -108,6 +114,11 @@ def as_path(path: StrPath) -> Path:
             hint="Download the source first, or write to a local path and upload the result.",
         )
     return Path(path)
+
+
+def name_of(destination: Destined) -> str:
+    """Return the last part of a destination's path."""
+    return destination.name if isinstance(destination, RemotePath) else as_path(destination).name
 
 
 def is_folder(path: Location) -> bool:

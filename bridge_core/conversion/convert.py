@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, as_destined, guided, write_checkpoint
 from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
+from bridge_core.conversion.rule_errors import naming_rule
 from bridge_core.conversion.source_plan import plan_source
-from bridge_core.errors import PlanError
+from bridge_core.errors import UsageError
+from bridge_core.io import RemotePath
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
+from bridge_core.public import require_bool
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from bridge_core.conversion.recipes import GivenRecipe
 else:
-    GivenRecipe = Any  # most conversions have no recipe, and need not import its module
+    Executor = GivenRecipe = Any  # most conversions have neither, and need not import their modules
 
 __all__ = ["convert", "plan_conversion"]
 
@@ -163,15 +167,27 @@ def convert(
     step: int | None = None,
     to_step: int | None = None,
     to_item: str | None = None,
+    resume: bool = False,
+    manifest: bool = False,
+    executor: Executor | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
 
-    The destination appears when it is complete, or not at all.
+    The destination appears when it is complete, or not at all. At a URL each file is written to a local
+    temporary file, read back and compared there, and then uploaded, the index last; so the local disk needs
+    room for one file, in the folder that ``TMPDIR`` names. The server compares what it stores with what was
+    sent, where it can. If the conversion fails or is interrupted, what was uploaded is removed. On the hub
+    all files are one commit, for which the local disk needs room for all of them.
+
+    An object store replaces one file in one step, and never several. With ``overwrite`` the new shards
+    therefore get names that are not in use, and until the index is replaced a reader sees the old checkpoint;
+    files such as ``config.json`` that have other content than before are replaced right before the index.
 
     Args:
         src: As ``source`` of `plan_conversion`.
-        dst: A file, or a folder for sharded sets.
+        dst: A file, or a folder for sharded sets; or the URL of one at a store, such as
+            ``s3://bucket/model/``, where a folder ends with a slash unless it exists.
         to: The target's layout: ``"neutral"`` or the name of a framework.
         format: Name of the destination's format; None for that of its suffix, or else of the target.
         like: As in `plan_conversion`.
@@ -189,7 +205,7 @@ def convert(
             target names -> name of a dtype, as ``{"img.**": "float32", "**": "bfloat16"}``: the last pattern
             that matches decides, and ``"**"`` is for the rest. None for no cast.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
-            (2^30); None for one file.
+            (2^30); None for one file, and for 5GB in a folder at a URL.
         workers: Number of threads; None for the available processors, at most four.
         max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
         overwrite: Whether an existing destination may be replaced.
@@ -202,6 +218,27 @@ def convert(
         to_step: Number of the step to write, in a format whose checkpoints have steps; ``dst`` is then the
             folder that holds the steps. None to write ``dst`` itself.
         to_item: Name of the item to write, in a format whose checkpoints have items, as ``"params"``.
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+<<<<<<< HEAD
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+        executor: An executor as those of `concurrent.futures`, whose workers write the files of the folder,
+            several at a time, as with ``resume``; None to write them here. The workers need the source, the
+            destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
+            part, of which four are made for a worker, and ``progress`` is called when one is complete.
+=======
+>>>>>>> w-work
         registry: As in `plan_conversion`.
 
     Returns:
@@ -215,6 +252,52 @@ def convert(
         UsageError: As in `plan_conversion`.
     """
     registry = given_registry(registry)
+    require_bool("resume", resume)
+    require_bool("manifest", manifest)
+    if resume or executor is not None:
+        by = "executor=" if executor is not None else "resume=True (--resume)"
+        _refuse_in_parts(by, overwrite=overwrite, verify=not verify, to_step=to_step, to_item=to_item)
+        given = {
+            "to": to,
+            "format": format,
+            "like": like,
+            "model": model,
+            "rules": rules,
+            "recipe": recipe,
+            "only": only,
+            "accept_guesses": accept_guesses,
+            "allow_missing": allow_missing,
+            "allow_unexpected": allow_unexpected,
+            "allow_mismatched": allow_mismatched,
+            "allow_unclaimed": allow_unclaimed,
+            "allow_inexact": allow_inexact,
+            "dtype": dtype,
+            "max_shard_size": max_shard_size,
+            "layout": layout,
+            "follow_links": follow_links,
+            "entry": entry,
+            "step": step,
+        }
+        if executor is not None:
+            from bridge_core.conversion.by_executor import convert_by_executor
+
+            return convert_by_executor(
+                src,
+                dst,
+                given,
+                registry,
+                executor,
+                resume=resume,
+                workers=workers,
+                max_ram=max_ram,
+                progress=progress,
+            )
+        from bridge_core.conversion.in_parts import convert_resumably
+
+        return convert_resumably(
+            src, dst, given, registry, workers=workers, max_ram=max_ram, progress=progress
+        )
+    destined = as_destined(dst, registry)
     permissions = Permissions.of(
         accept_guesses,
         allow_missing,
@@ -247,21 +330,45 @@ def convert(
         result = plan.apply(state)
         with (
             guided(
-                writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
+                writing, known, source, destined, registry, layout=result.layout, follow_links=follow_links
             ) as writing,
-            _naming_rule(plan),
+            naming_rule(plan),
         ):
-            saved = write_checkpoint(result, dst, writing, registry)
-    sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
+            if manifest:
+                from bridge_core.conversion.manifests import refuse_without_files, write_manifest
+
+                refuse_without_files(destined, writing, registry, layout=result.layout)
+            saved = write_checkpoint(result, destined, writing, registry)
+            folder = destined if isinstance(destined, RemotePath) else Path(destined)
+            sidecar_files = tuple(folder / name for name in writing.sidecar_files)
+            if manifest:
+                write_manifest(
+                    source,
+                    plan,
+                    known,
+                    options,
+                    saved,
+                    sidecar_files,
+                    registry,
+                    is_folder=writing.fills_folder(destined),
+                    budget=writing.budget,
+                )
     return Report.of(plan, saved, sidecar_files, verified=verify)
 
 
-@contextmanager
-def _naming_rule(plan: Plan) -> Iterator[None]:
-    """Add where the rule is to an error about the values of a tensor that it makes."""
-    try:
-        yield
-    except PlanError as err:
-        rules = (step.rule for step in plan.steps if step.rule and err.key in step.targets)
-        err.path = err.path or next(rules, None)
-        raise
+def _refuse_in_parts(by: str, **given: Any) -> None:
+    """Refuse arguments that a conversion in parts does not have."""
+    reasons = {
+        "overwrite": "nothing is replaced; give a new folder",
+        "verify": "every file is verified before it appears",
+        "to_step": "only folders of files are written",
+        "to_item": "only folders of files are written",
+    }
+    written = {"overwrite": "overwrite=True (--overwrite)", "verify": "verify=False (--no-verify)"}
+    for name, reason in reasons.items():
+        if given[name] not in (None, False):
+            argument = written.get(name, f"{name}= (--{name.replace('_', '-')})")
+            raise UsageError(
+                f"{argument} cannot be combined with {by}: {reason}.",
+                hint=f"Remove {argument}.",
+            )

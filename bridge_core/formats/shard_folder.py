@@ -22,11 +22,22 @@ class ShardName(NamedTuple):
     number: int
     total: int
     tail: str
+    digits: int
+    """Digits of the total, zeros before it included: two sets in a folder may differ in these only."""
 
     @property
-    def set_name(self) -> tuple[str, int, str]:
+    def set_name(self) -> SetName:
         """The parts that the names of one set have in common."""
-        return (self.head, self.total, self.tail)
+        return SetName(self.head, self.total, self.tail, self.digits)
+
+
+class SetName(NamedTuple):
+    """What the names of the shards of one set have in common; see `ShardName`."""
+
+    head: str
+    total: int
+    tail: str
+    digits: int
 
 
 class ShardFolder(NamedTuple):
@@ -45,10 +56,10 @@ def shard_name(name: str) -> ShardName | None:
     """Return the parts of a shard's file name; None for other file names.
 
     >>> shard_name("model-00002-of-00003.safetensors")
-    ShardName(head='model-', number=2, total=3, tail='.safetensors')
+    ShardName(head='model-', number=2, total=3, tail='.safetensors', digits=5)
     """
     match = re.fullmatch(_NUMBERED, name) if "of" in name else None
-    return ShardName(match[1], int(match[2]), int(match[3]), match[4]) if match else None
+    return ShardName(match[1], int(match[2]), int(match[3]), match[4], len(match[3])) if match else None
 
 
 def compare_folder(names: Iterable[str], folder: Location, *, index: str) -> ShardFolder:
@@ -64,7 +75,7 @@ def compare_folder(names: Iterable[str], folder: Location, *, index: str) -> Sha
         SystemFailure: The folder cannot be listed.
     """
     names = set(names)
-    sets: dict[tuple[str, int, str], set[int]] = {}
+    sets: dict[SetName, set[int]] = {}
     for shard in map(shard_name, names):
         if shard is not None:
             sets.setdefault(shard.set_name, set()).add(shard.number)
@@ -80,11 +91,11 @@ def compare_folder(names: Iterable[str], folder: Location, *, index: str) -> Sha
         )
     absent = ", ".join(
         f"{len(numbers)} of the {total} shards that the name '{head}N-of-{total}{tail}' counts"
-        for (head, total, tail), numbers in sets.items()
+        for (head, total, tail, _), numbers in sets.items()
         if len(numbers) < total
     )
     notes = (
-        [f"shards of a set of another size are in the same folder, and were not read: {listed(leftover)}"]
+        [f"shards of another set are in the same folder, and were not read: {listed(leftover)}"]
         if leftover
         else []
     )
@@ -127,10 +138,10 @@ def check_complete(names: Iterable[str], folder: Location, *, index: str) -> Non
 
 
 def _other_shards(
-    names: Container[str], sets: Collection[tuple[str, int, str]], folder: Location
+    names: Container[str], sets: Collection[SetName], folder: Location
 ) -> tuple[list[str], list[str]]:
-    """Return other files of these sets, and files of sets that differ only in their size."""
-    frames = {(head, tail) for head, _, tail in sets}
+    """Return other files of these sets, and files of sets that differ only in their size or in digits."""
+    frames = {(one.head, one.tail) for one in sets}
     omitted: list[str] = []
     leftover: list[str] = []
     for name in _listed(folder):

@@ -320,11 +320,18 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
-    """Return the state of one shard's file: its tensors and ties, without other metadata."""
+    """Return the state of one shard's file: its tensors and ties, without other metadata.
+
+    Args:
+        state: The state of all shards.
+        keys: The keys of one shard, in the order of the state.
+    """
     known = state.metadata
     own = {"": "/"} if known.separator(state.layout) == "/" else {}
     metadata = StateMetadata(ties=known.ties, extra=known.extra, separators=own)
-    return state.replace(metadata=metadata).select(keys)
+    # Only what the shard holds is looked through: selecting from a large state costs as much as the state.
+    part = {key: state.tensor(key) for key in keys}
+    return state.replace(tensors=part, metadata=metadata).select(part)
 
 
 def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) -> bytes:

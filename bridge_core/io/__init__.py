@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
     from bridge_core.io.remote_folder import RemoteFolder as RemoteFolder, folder_at as folder_at
     from bridge_core.io.remote_path import RemotePath as RemotePath
+    from bridge_core.io.retries import repeated as repeated
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
+    from bridge_core.io.temporaries import scratch_folder as scratch_folder, sweep as sweep
     from bridge_core.io.toml_text import (
         TomlText as TomlText,
         parse_toml as parse_toml,
@@ -69,7 +71,12 @@ if TYPE_CHECKING:
         read_toml_head as read_toml_head,
         read_toml_text as read_toml_text,
     )
-    from bridge_core.io.urls import scheme_of as scheme_of, shown_url as shown_url
+    from bridge_core.io.urls import (
+        child_url as child_url,
+        parent_url as parent_url,
+        scheme_of as scheme_of,
+        shown_url as shown_url,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -87,14 +94,16 @@ else:
             "remote_file": "RemoteFile",
             "remote_folder": "RemoteFolder folder_at",
             "remote_path": "RemotePath",
+            "retries": "repeated",
             "source_file": "SourceFile is_plain_name nearest_file",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
+            "temporaries": "scratch_folder sweep",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
-            "urls": "scheme_of shown_url",
+            "urls": "child_url parent_url scheme_of shown_url",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

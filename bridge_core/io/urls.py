@@ -23,17 +23,22 @@ def scheme_of(text: str) -> str | None:
 def shown_url(url: str) -> str:
     """Return the form of a URL to show: without user name, password, signature, fragment.
 
-    >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc"), shown_url("https://secret@host")
-    ('https://host/w.npz', 'https://host')
-    >>> shown_url("hf://gpt2@main/w.npz")
-    'hf://gpt2@main/w.npz'
+    >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc")
+    'https://host/w.npz'
+    >>> shown_url("http://token@localhost/w.npz"), shown_url("hf://model@main/w.npz")
+    ('http://localhost/w.npz', 'hf://model@main/w.npz')
     """
     head, _, rest = url.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
-    user, _, host = authority.rpartition("@")
-    names_revision = head.lower() == "hf" and ":" not in user
-    return f"{head}://{authority if names_revision else host}{slash}{path}"
+    host = authority.rpartition("@")[2] if _has_user(head.lower(), authority) else authority
+    return f"{head}://{host}{slash}{path}"
+
+
+def _has_user(scheme: str, authority: str) -> bool:
+    """Return whether a user's name or a token comes before a host, and not a revision after a model."""
+    user, at, _ = authority.rpartition("@")
+    return bool(at) and (scheme != "hf" or ":" in user)
 
 
 def url_name(url: str) -> str:

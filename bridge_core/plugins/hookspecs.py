@@ -319,4 +319,82 @@ def bridge_recipes() -> Iterable[Recipe]:
 
 @hookspec
 def bridge_filesystems() -> Iterable[FileSystem]:
-    """Return file systems, whose files are read by URL."""
+    '''Return file systems, whose files are read by URL.
+
+    A file system answers single requests, from several threads; joining ranges, repeating failed requests and
+    comparing versions are done for all of them. It raises ``SourceNotFound``, ``AccessDenied`` and
+    ``RemoteFailure``, without credentials in the text. `WritableFileSystem` has the methods for writing.
+
+    A complete plugin, for files in zip archives, ``zip:///folder/weights.zip/model.safetensors``::
+
+        import os
+        import re
+        import zipfile
+        from pathlib import Path
+        from urllib.parse import unquote
+        from bridge_core import hookimpl
+        from bridge_core.errors import RemoteFailure, SourceNotFound
+        from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
+
+        class ZipArchives:
+            """Files in zip archives of this machine."""
+
+            name = "zip"
+            schemes = ("zip",)
+
+            def pinned(self, url):
+                return url  # an archive has no versions to choose from
+
+            def entry(self, url):
+                return self.ask(url, self.entry_of)
+
+            def entry_of(self, archive, name, members):
+                if name in members:
+                    return self.described(members[name])
+                is_folder = any(path.startswith(f"{name}/") for path in members)
+                return RemoteEntry(name.rpartition("/")[2]) if is_folder else None
+
+            def entries(self, url):
+                return self.ask(url, self.entries_of) or ()
+
+            def entries_of(self, archive, name, members):
+                inside = {path[len(name) + 1 :]: path for path in members if path.startswith(f"{name}/")}
+                folders = {rest.partition("/")[0] for rest in inside if "/" in rest}
+                files = [self.described(members[path]) for rest, path in inside.items() if "/" not in rest]
+                return [*files, *map(RemoteEntry, sorted(folders))]
+
+            def read(self, url, start, nbytes, entry):
+                answer = self.ask(url, self.range_of, start, nbytes)
+                if answer is None:
+                    raise SourceNotFound("the file does not exist.", path=shown_url(url))
+                return answer
+
+            def range_of(self, archive, name, members, start, nbytes):
+                if name not in members:
+                    return None
+                with archive.open(members[name]) as member:
+                    member.seek(start)
+                    return RangeAnswer(member.read(nbytes), self.described(members[name]).version)
+
+            def described(self, info):
+                name = info.filename.rpartition("/")[2]
+                return RemoteEntry(name, info.file_size, f"{info.CRC:08x}-{info.file_size}")
+
+            def ask(self, url, question, *given):
+                path = Path(unquote(re.split("[?#]", url.removeprefix("zip://"))[0]))
+                file = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
+                if file is None:
+                    return None
+                name = f"/{path.relative_to(file).as_posix()}".removesuffix("/.")
+                try:
+                    with zipfile.ZipFile(file) as archive:  # one for each thread that asks
+                        members = {f"/{one.filename}": one for one in archive.infolist() if not one.is_dir()}
+                        return question(archive, name, members, *given)
+                except Exception as err:  # what zipfile raises for damaged archives is not documented
+                    cause = type(err).__name__
+                raise RemoteFailure(f"the archive cannot be read: {cause}.", path=shown_url(url))
+
+        @hookimpl
+        def bridge_filesystems():
+            return [ZipArchives()]
+    '''

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -325,11 +325,11 @@ class FlatState(Mapping[Key, Array]):
         if self._close is not None:
             self._close()
 
-    def is_part(self, identity: tuple[int, int]) -> bool:
+    def is_part(self, identity: Hashable) -> bool:
         """Return whether a file is one of those of an open sharded set.
 
         Args:
-            identity: Device and inode.
+            identity: Device and inode, or URL and version.
         """
         return identity in getattr(self._close, "identities", ())
 

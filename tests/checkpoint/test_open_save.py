@@ -195,10 +195,11 @@ def test_what_is_not_a_path_is_refused(path):
             use(path)
 
 
-def test_a_url_is_refused_as_a_destination(tmp_path, monkeypatch):
+def test_an_address_of_no_file_system_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with refused(UsageError, "ftp://example.org/a.npz"):
-        convert(small(), "ftp://user:secret@example.org/a.npz", to="neutral")
+    for use in (open_state, lambda path: convert(small(), path, to="neutral")):
+        with refused(UsageError, "ftp://example.org/a.npz", hint="s3"):
+            use("ftp://user:secret@example.org/a.npz")
     assert not names(tmp_path)
 
 

@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
         return self._answer(206, extra, body, declared)
 
-    do_HEAD = do_GET
+    do_HEAD = do_PUT = do_GET
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, declared: int | None = None) -> None:
         size = len(body) if declared is None else declared

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from bridge_core.errors import AccessDenied, RemoteFailure, SourceNotFound, UsageError
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
 from ckptbridge_remote.obstore_module import StoreCache, load_obstore
-from ckptbridge_remote.store_errors import Advice, requests_to
+from ckptbridge_remote.ranges import file_at, read_range, version_of
+from ckptbridge_remote.store_errors import Advice, code_of, requests_to
 from ckptbridge_remote.uploads import upload_file
 
 __all__ = ["ObjectStore"]
@@ -55,16 +56,16 @@ class ObjectStore:
         name = key.rpartition("/")[2]
         is_folder_url = url.endswith("/") or not key
         with requests_to(url, self.advice):
-            obstore, store = load_obstore(), self._store(bucket)
-            if not is_folder_url:
-                try:
-                    meta = obstore.head(store, key)
-                    return RemoteEntry(name, meta["size"], meta["e_tag"] or "")
-                except FileNotFoundError:
-                    pass
+            store = self._store(bucket)
+            try:
+                if not is_folder_url:
+                    return file_at(store, key, name)
+            except FileNotFoundError as error:
+                if code_of(error) == "NoSuchBucket":
+                    raise
         try:
             with requests_to(url, self.advice):
-                inside = next(iter(obstore.list(store, key or None, chunk_size=1)), ())
+                inside = next(iter(load_obstore().list(store, key or None, chunk_size=1)), ())
         except AccessDenied:
             if is_folder_url:
                 raise
@@ -77,7 +78,7 @@ class ObjectStore:
         with requests_to(url, self.advice):
             listing = load_obstore().list_with_delimiter(self._store(bucket), key or None)
         files = [
-            RemoteEntry(meta["path"].rpartition("/")[2], meta["size"], meta["e_tag"] or "")
+            RemoteEntry(meta["path"].rpartition("/")[2], meta["size"], version_of(meta))
             for meta in listing["objects"]
             if meta["path"] != key  # an object that stands for the folder
         ]
@@ -89,8 +90,7 @@ class ObjectStore:
         """Return one range of an object."""
         bucket, key = _parts_of(url)
         with requests_to(url, self.advice):
-            answer = load_obstore().get(self._store(bucket), key, options={"range": (start, start + nbytes)})
-            return RangeAnswer(answer.bytes(), answer.meta["e_tag"] or "" if entry.version else "")
+            return read_range(self._store(bucket), key, start, nbytes)
 
     def upload(self, url: str, path: Path) -> None:
         """Upload a local file, in parts where it is large; an object at the URL is replaced at once.

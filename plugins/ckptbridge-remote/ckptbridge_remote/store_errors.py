@@ -20,20 +20,19 @@ from bridge_core.errors import (
 )
 from bridge_core.io import shown_url
 
-__all__ = ["Advice", "requests_to", "status_of"]
+__all__ = ["Advice", "code_of", "requests_to", "status_of"]
 
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,40})</Code>")
-_MACHINE = re.compile(
-    r"Error performing [A-Z]+ http://(169\.254\.\d+\.\d+|\[fd00:ec2::254\]|metadata(\.google\.internal)?)[/:]"
-)
-"""Requests to what gives credentials to machines of a cloud; they are made where nothing else gives any."""
+_ASKED = re.compile(r"Error performing [A-Z]+ (\S+)")
+"""What was asked for, at the beginning of a text."""
 _BAD_CREDENTIALS = re.compile(r"source: (OpenCredentials|DecodeCredentials|TokenRequest)\b")
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TEMPORARY_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"})
 _CODES = {
     "AuthorizationHeaderMalformed": "the region is not that of the bucket",
     "ExpiredToken": "the credentials have expired",
+    "InvalidObjectState": "the object is archived, and must be restored first",
     "InvalidAccessKeyId": "the access key is not known",
     "PermanentRedirect": "the region is not that of the bucket",
     "RequestTimeTooSkewed": "the clock of this machine is wrong",
@@ -80,6 +79,12 @@ def status_of(error: BaseException) -> int | None:
     return int(match[1]) if match else None
 
 
+def code_of(error: BaseException) -> str:
+    """Return the code of a store's answer, such as ``NoSuchKey``; empty if there is none."""
+    match = _CODE.search(str(error))
+    return match[1] if match else ""
+
+
 class requests_to:
     """Turns the errors of obstore's calls into errors that name the URL.
 
@@ -109,12 +114,12 @@ class requests_to:
     def _failure(self, error: Exception) -> SystemFailure | UsageError:
         path, text, advice = shown_url(self._url), str(error), self._advice
         kind, status = type(error).__name__, status_of(error)
-        code = match[1] if (match := _CODE.search(text)) else ""
+        code = code_of(error)
         reason = f": {_CODES[code]}" if code in _CODES else ""
         doing = "write" if self._writing else "read"
-        if _MACHINE.search(text[:300]):
+        if status not in _TEMPORARY and self._asked_for_credentials(text):
             return AccessDenied(
-                "no credentials were found: neither the environment nor this machine has any.",
+                "no credentials were found in the environment, and none are given to this machine.",
                 path=path,
                 hint=advice.credentials,
             )
@@ -164,6 +169,12 @@ class requests_to:
                 hint="Remove empty parts (//) and the parts . and .. from it.",
             )
         return RemoteFailure(f"the answer of the server cannot be used ({kind}).", path=path)
+
+    def _asked_for_credentials(self, text: str) -> bool:
+        """Return whether a request failed that was not one to the bucket."""
+        scheme, _, rest = self._url.partition("://")
+        asked = _ASKED.search(text[:1000])
+        return scheme.lower() in ("s3", "gs") and asked is not None and rest.partition("/")[0] not in asked[1]
 
 
 def _has_no_region(text: str, code: str, status: int | None) -> bool:

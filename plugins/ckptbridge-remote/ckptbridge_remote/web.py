@@ -11,7 +11,8 @@ from typing import Any
 from bridge_core.errors import SourceNotFound, UsageError
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
 from ckptbridge_remote.obstore_module import StoreCache, for_reading, load_obstore
-from ckptbridge_remote.store_errors import Advice, requests_to, status_of
+from ckptbridge_remote.ranges import file_at, read_range
+from ckptbridge_remote.store_errors import Advice, requests_to
 
 __all__ = ["Web"]
 
@@ -47,26 +48,14 @@ class Web:
         return url
 
     def entry(self, url: str) -> RemoteEntry | None:
-        """Return the file at a URL, or None; a URL that ends with a slash is a folder's.
-
-        The first byte is asked for, since some servers answer no other request (a URL can be signed for one
-        method), and an answer shows that they know ranges.
-        """
-        path = urllib.parse.urlsplit(url).path
+        """Return the file at a URL, or None; a URL that ends with a slash is a folder's."""
+        path = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
         name = urllib.parse.unquote(path.rpartition("/")[2])
         if not name:
             return RemoteEntry("")
         try:
             with requests_to(url, _ADVICE):
-                try:
-                    answer = self._get(url, 0, 1)
-                except Exception as error:
-                    if status_of(error) != 416:
-                        raise
-                    return RemoteEntry(name, 0)  # no byte is there
-                version = _version(answer.meta)
-                answer.bytes()
-                return RemoteEntry(name, answer.meta["size"], version)
+                return file_at(*self._store(url), name)
         except SourceNotFound:
             return None
 
@@ -77,12 +66,7 @@ class Web:
     def read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
         """Return one range of a file."""
         with requests_to(url, _ADVICE):
-            answer = self._get(url, start, nbytes)
-            return RangeAnswer(answer.bytes(), _version(answer.meta))
-
-    def _get(self, url: str, start: int, nbytes: int) -> Any:
-        store, path = self._store(url)
-        return load_obstore().get(store, path, options={"range": (start, start + nbytes)})
+            return read_range(*self._store(url), start, nbytes)
 
     def _store(self, url: str) -> tuple[Any, str]:
         """Return a store, and the path in it."""
@@ -110,11 +94,3 @@ def _store_at(base: str, user: str) -> Any:
 
 def _authority(url: str) -> str:
     return re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
-
-
-def _version(meta: Any) -> str:
-    """Return what changes with the content: the ETag, or else the time of the last change."""
-    if meta["e_tag"]:
-        return str(meta["e_tag"])
-    seconds = int(meta["last_modified"].timestamp())
-    return f"modified {seconds}" if seconds else ""

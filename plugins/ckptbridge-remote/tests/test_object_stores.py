@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.errors import refused
+from support.http_server import HttpServer
 from support.s3_server import BUCKET, S3Server, emptied
 
 from bridge_core.errors import AccessDenied, MissingDependency, RemoteFailure, SourceNotFound, UsageError
@@ -221,6 +222,50 @@ def test_another_region(server):
     with refused(RemoteFailure, "region", hint="AWS_REGION") as caught:
         AmazonS3().entries("s3://bucket/x")
     assert not caught.value.is_temporary
+
+
+def test_one_request_shows_what_is_at_a_url(system, server):
+    server.put("w", b"1")
+    system.entry(at(system, "w"))
+    assert [request.range for request in server.requests] == ["bytes=0-0"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "named"),
+    [
+        (403, "InvalidAccessKeyId", "access key"),
+        (403, "SignatureDoesNotMatch", "secret key"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "InvalidObjectState", "archived"),
+        (400, "ExpiredToken", "expired"),
+    ],
+)
+def test_the_reason_of_a_refusal(server, status, code, named):
+    server.fail(status, body=f"<Error><Code>{code}</Code></Error>".encode())
+    with refused(AccessDenied, named, str(status)):
+        AmazonS3().entry("s3://bucket/w")
+
+
+@pytest.mark.parametrize("how", [403, 404, "truncated"])
+def test_no_credentials(server, monkeypatch, how):
+    """The machine is asked last, at an address that a test can set."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with HttpServer() as machine:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", machine.url)
+        machine.fail(how)
+        machine.files["latest/api/token"] = b"12345678"
+        with refused(AccessDenied, "no credentials", hint="AWS_ACCESS_KEY_ID"):
+            AmazonS3().entry("s3://bucket/w")
+        assert machine.requests[0].path == "/latest/api/token"
+    assert server.requests == []
+
+
+def test_credentials_that_cannot_be_read(server, monkeypatch):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", os.devnull)
+    with refused(AccessDenied, "credentials", hint="GOOGLE_APPLICATION_CREDENTIALS"):
+        GoogleStorage().entry("gs://bucket/w")
 
 
 def test_credentials_of_the_environment_are_followed(server, monkeypatch):
