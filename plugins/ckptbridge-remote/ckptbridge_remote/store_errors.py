@@ -20,7 +20,7 @@ from bridge_core.errors import (
 )
 from bridge_core.io import shown_url
 
-__all__ = ["Advice", "code_of", "requests_to", "status_of"]
+__all__ = ["Advice", "code_of", "is_of_credentials", "requests_to", "status_of"]
 
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,40})</Code>")
@@ -75,7 +75,7 @@ class Advice:
 
 def status_of(error: BaseException) -> int | None:
     """Return the status that a server answered with; None if there was no such answer."""
-    match = _STATUS.search(str(error)[:2000])
+    match = _STATUS.search(str(error))
     return int(match[1]) if match else None
 
 
@@ -83,6 +83,11 @@ def code_of(error: BaseException) -> str:
     """Return the code of a store's answer, such as ``NoSuchKey``; empty if there is none."""
     match = _CODE.search(str(error))
     return match[1] if match else ""
+
+
+def is_of_credentials(error: BaseException) -> bool:
+    """Return whether credentials that are set could not be read."""
+    return _BAD_CREDENTIALS.search(str(error)) is not None or type(error).__module__.startswith("botocore")
 
 
 class requests_to:
@@ -107,11 +112,13 @@ class requests_to:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, BridgeError) or not isinstance(error, Exception):
+        is_panic = type(error).__name__ == "PanicException"  # of obstore; not an Exception
+        if not (isinstance(error, Exception) or is_panic) or isinstance(error, (BridgeError, MemoryError)):
             return
+        assert error is not None
         raise self._failure(error) from None  # the text of the cause holds the signature of the URL
 
-    def _failure(self, error: Exception) -> SystemFailure | UsageError:
+    def _failure(self, error: BaseException) -> SystemFailure | UsageError:
         path, text, advice = shown_url(self._url), str(error), self._advice
         kind, status = type(error).__name__, status_of(error)
         code = code_of(error)
@@ -123,7 +130,7 @@ class requests_to:
                 path=path,
                 hint=advice.credentials,
             )
-        if _BAD_CREDENTIALS.search(text) or type(error).__module__.startswith("botocore"):
+        if is_of_credentials(error):
             what = f"the credentials of the environment cannot be used ({kind})."
             return AccessDenied(what, path=path, hint=advice.credentials)
         if isinstance(error, FileNotFoundError) or status == 404:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -318,13 +320,13 @@ def test_a_profile(server, monkeypatch, tmp_path):
 
 def test_a_profile_without_boto3(server, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "boto3", None)
     with refused(MissingDependency, "boto3", hint="pip install boto3"):
         AmazonS3().entry("s3://bucket/w")
 
 
 def test_without_obstore(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     for system in (AmazonS3(), GoogleStorage()):
         with refused(MissingDependency, "obstore", hint="pip install 'ckptbridge[remote]'"):
             system.entry(at(system, "w"))
@@ -351,3 +353,46 @@ def test_a_forked_process_is_refused_and_does_not_hang(server):
         text = answer.read()
     assert "SystemFailure" in text
     assert 'get_context("spawn")' in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(
+            ("AWS_ENDPOINT_URL", value)
+            for value in ("host:9000", "http://", "http://[::1", "ftp://x", "http://a b")
+        ),
+        ("AWS_REGION", "us east"),
+        ("AWS_ACCESS_KEY_ID", "AKID\n"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cr3t\n"),
+        ("AWS_SESSION_TOKEN", "s3cr3t\r"),
+        ("STORAGE_EMULATOR_HOST", "host port"),
+        ("GOOGLE_BEARER_TOKEN", "s3cr3t\n"),
+    ],
+)
+def test_variables_that_are_not_usable(server, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    system = AmazonS3() if variable.startswith("AWS") else GoogleStorage()
+    with refused(UsageError, variable) as caught:
+        system.entry(at(system, "w"))
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_setting_that_the_client_does_not_know(server, monkeypatch):
+    monkeypatch.setenv("AWS_CHECKSUM_ALGORITHM", "s3cr3t")
+    with refused(UsageError, "environment", hint="AWS_") as caught:
+        AmazonS3().entry("s3://bucket/w")
+    assert "s3cr3t" not in str(caught.value)
+
+
+LOADED = """
+import sys
+import ckptbridge_remote
+list(ckptbridge_remote.bridge_filesystems())
+print(sorted({"obstore", "boto3", "huggingface_hub"} & set(sys.modules)))
+"""
+
+
+def test_nothing_is_loaded_before_a_url_is_used():
+    run = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
