@@ -39,6 +39,7 @@ class AmazonS3(ObjectStore):
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
         "AWS_SKIP_SIGNATURE=true.",
         "Set AWS_REGION to the region of the bucket.",
+        _ENDPOINTS,
     )
 
     def settings(self) -> Hashable:

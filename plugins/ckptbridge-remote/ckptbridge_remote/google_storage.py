@@ -25,7 +25,8 @@ class GoogleStorage(ObjectStore):
     variables = "GOOGLE_"
     advice = Advice(
         "Set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login; for a public "
-        "bucket set GOOGLE_SKIP_SIGNATURE=true."
+        "bucket set GOOGLE_SKIP_SIGNATURE=true.",
+        endpoints=("STORAGE_EMULATOR_HOST", "GOOGLE_BASE_URL"),
     )
 
     def settings(self) -> Hashable:

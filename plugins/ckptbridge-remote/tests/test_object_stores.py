@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -132,8 +133,14 @@ def test_urls_that_are_not_of_an_object(url, named):
 
 @pytest.mark.parametrize("key", ["a//b", "a/../b", "./a"])
 def test_keys_that_the_client_does_not_take(system, server, key):
-    with refused(UsageError, at(system, key), hint="//"):
+    with refused(UsageError, at(system, key), "empty part"):
         system.entry(at(system, key))
+
+
+def test_a_folder_with_a_key_that_the_client_does_not_take(system, server):
+    server.put("d//x", b"1")
+    with refused(UsageError, at(system, "d"), "empty part"):
+        system.entries(at(system, "d"))
 
 
 def test_many_pages(system, server, monkeypatch):
@@ -292,6 +299,16 @@ def test_the_region_of_the_environment(server, monkeypatch):
     assert "/eu-central-1/s3/" in server.requests[-1].headers["authorization"]
 
 
+def test_an_endpoint_of_one_bucket(server, monkeypatch):
+    with HttpServer({"w": b"1"}) as endpoint:
+        endpoint.modified = "Mon, 30 Nov 2026 10:00:00 GMT"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.url)
+        monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+        assert AmazonS3().entry("s3://bucket/w").size == 1
+        with refused(SourceNotFound, "s3://bucket/other"):
+            AmazonS3().entry("s3://bucket/other")
+
+
 def test_a_profile(server, monkeypatch, tmp_path):
     pytest.importorskip("boto3")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"):
@@ -340,6 +357,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(server):
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(20)
         try:
             AmazonS3().entry("s3://bucket/w")
             text = "no error"
