@@ -105,8 +105,9 @@ class ObjectStore:
         if not key or url.endswith("/"):
             raise UsageError("expected the URL of a file, got that of a folder.", path=shown_url(url))
         with requests_to(url, self.advice, writing=True):
-            size = upload_file(self._store(bucket, writing=True), key, path)
-            stored = load_obstore().head(self._store(bucket), key)["size"]
+            store = self._store(bucket, writing=True)
+            size = upload_file(store, key, path)
+            stored = load_obstore().head(store, key)["size"]
         if stored != size:
             raise RemoteFailure(
                 f"{size} bytes were uploaded, and the server has {stored}.", path=shown_url(url)
