@@ -20,7 +20,7 @@ from pathlib import Path
 PREFIX = Path(sys.prefix)
 COMMAND = Path(sys.executable).parent / "ckptbridge"
 OURS = ("bridge_core", "bridge_torch", "bridge_flax")
-PLUGINS = ("ckptbridge_hdf5", "ckptbridge_orbax", "ckptbridge_recipes")
+PLUGINS = ("ckptbridge_hdf5", "ckptbridge_orbax", "ckptbridge_recipes", "ckptbridge_remote")
 NOT_NEEDED = (
     "torch",
     "jax",
@@ -30,6 +30,8 @@ NOT_NEEDED = (
     "msgpack",
     "h5py",
     "tensorstore",
+    "huggingface_hub",
+    "obstore",
     "pytest",
 )
 
@@ -78,6 +80,12 @@ def there_and_back(folder: Path, *steps: tuple[str, ...]) -> None:
     ckptbridge("diff", names[0], names[-1])
 
 
+def names_extra(url: str, extra: str) -> None:
+    """Check that a URL is refused with the extra that reads it."""
+    refused = json.loads(ckptbridge("inspect", url, "--json", code=2))
+    check(f"ckptbridge[{extra}]" in json.dumps(refused), f"{url} is refused with the extra {extra}")
+
+
 def core(folder: Path) -> None:
     """The distribution ckptbridge, with nothing that it does not need."""
     check(not any(map(importlib.util.find_spec, NOT_NEEDED)), f"none of {', '.join(NOT_NEEDED)} is installed")
@@ -104,7 +112,8 @@ def core(folder: Path) -> None:
         ("again.safetensors", "--to", "torch"),
     )
     ckptbridge("convert", "absent.pt", "x.msgpack", "--to", "flax", code=2)
-    for kind in ("layer", "format", "framework", "library", "recipe"):
+    names_extra("hf://org/model", "hf")
+    for kind in ("layer", "format", "framework", "library", "recipe", "filesystem"):
         ckptbridge("plugins", "new", kind, f"tried-{kind}", "--into", str(folder))
         check((folder / f"ckptbridge-tried-{kind}/pyproject.toml").exists(), f"a new {kind} is written")
 
@@ -117,6 +126,7 @@ def plugins(folder: Path) -> None:
     recipes = default_registry().recipes
     check(len(recipes) > 60 and all(recipe.rules() for recipe in recipes.values()), "every recipe has rules")
     check(len(ckptbridge("recipes").splitlines()) == len(recipes), "the recipes are listed")
+    names_extra("hf://org/model", "hf")  # the plugin without huggingface_hub
     there_and_back(
         folder,
         ("flax.h5", "--to", "flax"),

@@ -26,6 +26,7 @@ SHIPPED = (
     "plugins/ckptbridge-hdf5/ckptbridge_hdf5",
     "plugins/ckptbridge-orbax/ckptbridge_orbax",
     "plugins/ckptbridge-recipes/ckptbridge_recipes",
+    "plugins/ckptbridge-remote/ckptbridge_remote",
     "plugins/ckptbridge-transformers/ckptbridge_transformers",
 )
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         verify as verify,
     )
     from bridge_core.errors import (
+        AccessDenied as AccessDenied,
         AmbiguousLayerError as AmbiguousLayerError,
         BadInputError as BadInputError,
         BridgeError as BridgeError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         MalformedFile as MalformedFile,
         MismatchError as MismatchError,
         MissingDependency as MissingDependency,
+        NeedsLocalPath as NeedsLocalPath,
         OutOfMemory as OutOfMemory,
         PermissionDenied as PermissionDenied,
         PlanError as PlanError,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         PluginError as PluginError,
         PluginWarning as PluginWarning,
         RecipeRequired as RecipeRequired,
+        RemoteFailure as RemoteFailure,
         RuleError as RuleError,
         ShardError as ShardError,
         SourceIsFolder as SourceIsFolder,
@@ -136,11 +139,12 @@ else:
             "checkpoint": "open_state save_state",
             "conversion": "convert from_neutral plan_conversion Report to_neutral verify",
             "errors": (
-                "AmbiguousLayerError BadInputError BridgeError BridgeWarning ConversionError "
-                "ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
+                "AccessDenied AmbiguousLayerError BadInputError BridgeError BridgeWarning "
+                "ConversionError ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
                 "FileWarning IntegrityError KeyConflict LimitExceeded LossyCastError "
-                "MalformedFile MismatchError MissingDependency OutOfMemory PermissionDenied "
-                "PlanError PluginConflict PluginError PluginWarning RecipeRequired RuleError "
+                "MalformedFile MismatchError MissingDependency NeedsLocalPath OutOfMemory "
+                "PermissionDenied PlanError PluginConflict PluginError PluginWarning RecipeRequired "
+                "RemoteFailure RuleError "
                 "ShardError SourceIsFolder SourceNotFound SystemFailure TruncatedFile "
                 "UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-__all__ = ["about_tensor", "BridgeError"]
+__all__ = ["about_tensor", "BridgeError", "Named"]
+
+
+class Named(Protocol):
+    """What errors name as they do a path: a file or folder at a URL, which is shown without credentials."""
+
+    def as_posix(self) -> str:
+        """Return the text that is shown."""
+        ...
 
 
 class BridgeError(Exception):
@@ -44,7 +52,7 @@ class BridgeError(Exception):
         self,
         message: str,
         *,
-        path: str | os.PathLike[str] | None = None,
+        path: str | os.PathLike[str] | Named | None = None,
         key: tuple[str, ...] | str | None = None,
         plugin: str | None = None,
         hint: str | None = None,
@@ -52,6 +60,8 @@ class BridgeError(Exception):
     ) -> None:
         super().__init__(message)
         self.message, self.hint, self.options = message, hint, options
+        if not (path is None or isinstance(path, str | os.PathLike)):
+            path = path.as_posix()
         self.path, self.key, self.plugin = path, key, plugin
         for name, value in (("errno", self._errno), ("filename", path)) if isinstance(self, OSError) else ():
             setattr(self, name, value)

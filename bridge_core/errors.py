@@ -11,7 +11,7 @@ import errno
 import os
 from typing import Any
 
-from bridge_core.error_base import BridgeError, about_tensor
+from bridge_core.error_base import BridgeError, Named, about_tensor
 
 __all__ = [
     "about_tensor",
@@ -225,7 +225,12 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
 
     @classmethod
     def of(
-        cls, error: OSError, what: str, *, path: str | os.PathLike[str] | None = None, hint: str | None = None
+        cls,
+        error: OSError,
+        what: str,
+        *,
+        path: str | os.PathLike[str] | Named | None = None,
+        hint: str | None = None,
     ) -> SystemFailure:
         """Return the error for one of the system; `PermissionDenied` where that is its cause.
 

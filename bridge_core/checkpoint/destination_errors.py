@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bridge_core.errors import BridgeError
-from bridge_core.io import system_failures
+from bridge_core.io import Location, system_failures
 
 __all__ = ["shown_as"]
 
 
 @contextlib.contextmanager
-def shown_as(temporary: Path, destination: Path) -> Iterator[None]:
+def shown_as(temporary: Path, destination: Location) -> Iterator[None]:
     """Let errors name the destination, and the system's errors become ours.
 
     Args:
@@ -24,9 +24,14 @@ def shown_as(temporary: Path, destination: Path) -> Iterator[None]:
         SystemFailure: The system failed.
     """
     try:
-        with system_failures(destination, "writing"):
+        with system_failures(_named(destination), "writing"):
             yield
     except BridgeError as err:
         if err.path is not None and Path(err.path).is_relative_to(temporary):
-            err.path = destination / Path(err.path).relative_to(temporary)
+            err.path = _named(destination.joinpath(*Path(err.path).relative_to(temporary).parts))
         raise
+
+
+def _named(place: Location) -> Path | str:
+    """Return a place as errors hold it: a path, or the shown text of a URL."""
+    return place if isinstance(place, Path) else str(place)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from bridge_core.checkpoint.local_copies import needs_local_path
 from bridge_core.checkpoint.metadata_check import check_metadata
 from bridge_core.errors import BridgeError, MalformedFile, PluginError, TruncatedFile, UsageError
 from bridge_core.formats import Format, FormatWithEntries, describe_foreign, is_index
-from bridge_core.io import SourceFile, system_failures
+from bridge_core.io import Location, RemotePath, SourceFile, open_location, system_failures
 from bridge_core.messages import log
 from bridge_core.plugins import PluginFailure, Registry
 from bridge_core.state import FlatState, select_entry
@@ -218,7 +218,7 @@ def _opening(used: Format, file: SourceFile, registry: Registry) -> Iterator[Non
 
 
 def open_file(
-    path: Path,
+    path: Location,
     registry: Registry,
     chosen: Format | None = None,
     *,
@@ -228,7 +228,7 @@ def open_file(
     """Open a file or an index.
 
     Args:
-        path: The file.
+        path: The file, or its URL.
         registry: Where formats are found.
         chosen: The format, if it is known.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
@@ -240,6 +240,7 @@ def open_file(
 
     Raises:
         BadInputError: The file is damaged, unsafe, or of no known format.
+        NeedsLocalPath: The file is at a URL, and a library opens files of its format by name.
         SystemFailure: The system failed to open or read the file.
         UsageError: The file has no such entry.
     """
@@ -251,7 +252,7 @@ def open_file(
         with _opening(used, file, registry):
             return used, _opened(used, file, registry, entry)
 
-    file = SourceFile(path)
+    file = open_location(path)
     try:
         if is_set_of_shards(file, registry, chosen):
             from bridge_core.formats import open_sharded
@@ -277,6 +278,9 @@ def open_file(
 
 
 def _opened(used: Format, file: SourceFile, registry: Registry, entry: str | None) -> FlatState:
+    place: Location = file.path
+    if used.capabilities.needs_path and isinstance(place, RemotePath):
+        raise needs_local_path(place, f"files of the format {used.name}")
     if entry is not None and isinstance(used, FormatWithEntries):
         state = used.open_entry(file, entry)
     else:

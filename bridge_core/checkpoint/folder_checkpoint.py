@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
+from bridge_core.checkpoint.local_copies import needs_local_path
 from bridge_core.checkpoint.metadata_check import check_metadata
 from bridge_core.errors import BridgeError, MalformedFile, UsageError
 from bridge_core.formats import FolderContents, FolderFormat, FolderItem, Format
-from bridge_core.io import SourceFolder, system_failures
+from bridge_core.io import Location, RemotePath, folder_at, system_failures
 from bridge_core.messages import count, listed, log
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, select_entry, unknown_entry
@@ -24,8 +24,12 @@ __all__ = [
 ]
 
 
+_MOST_INNER = 8
+"""Folders in a folder at a URL that are listed to recognise it."""
+
+
 def folder_format(
-    path: Path, registry: Registry, chosen: Format | FolderFormat | None = None
+    path: Location, registry: Registry, chosen: Format | FolderFormat | None = None
 ) -> FolderFormat | None:
     """Return the format whose checkpoint a folder is; None if it is a folder of files.
 
@@ -42,12 +46,12 @@ def folder_format(
     """
     if chosen is not None:
         return chosen if isinstance(chosen, FolderFormat) else None
-    if not registry.folder_formats:
+    if not registry.folder_formats or (isinstance(path, RemotePath) and _has_usual_weights(path, registry)):
         return None
     recognising = [
         candidate
         for candidate in registry.folder_formats.values()
-        if registry.asks("formats", candidate, "sniff_folder", SourceFolder(path))
+        if registry.asks("formats", candidate, "sniff_folder", folder_at(path, most_inner=_MOST_INNER))
     ]
     if not recognising or _has_usual_weights(path, registry):
         return None
@@ -61,24 +65,24 @@ def folder_format(
     return recognising[0]
 
 
-def notes_of_others(path: Path, registry: Registry) -> tuple[str, ...]:
+def notes_of_others(path: Location, registry: Registry) -> tuple[str, ...]:
     """Return a note for each format whose checkpoint a folder of files also is, or holds."""
     return tuple(
         f'the folder also holds a checkpoint of the format {name}, which was not read; format="{name}" '
         f"(--format {name}) reads it"
         for name, candidate in registry.folder_formats.items()
-        if registry.asks("formats", candidate, "sniff_folder", SourceFolder(path))
+        if registry.asks("formats", candidate, "sniff_folder", folder_at(path, most_inner=0))
     )
 
 
-def _has_usual_weights(path: Path, registry: Registry) -> bool:
+def _has_usual_weights(path: Location, registry: Registry) -> bool:
     from bridge_core.checkpoint.weight_files import is_weights_name
 
     usual = is_weights_name(registry.formats.values())
-    return any(usual(name) for name in SourceFolder(path).files)
+    return any(usual(name) for name in folder_at(path).files)
 
 
-def own_checkpoint(path: Path, registry: Registry) -> FolderFormat | None:
+def own_checkpoint(path: Location, registry: Registry) -> FolderFormat | None:
     """Return the format of a folder that is a checkpoint itself, and not a folder with checkpoints in it.
 
     A checkpoint in a folder has a name with the suffix of its format, and an item has any other name.
@@ -96,7 +100,7 @@ def own_checkpoint(path: Path, registry: Registry) -> FolderFormat | None:
 
 
 @contextlib.contextmanager
-def naming_checkpoint(path: Path, registry: Registry) -> Iterator[None]:
+def naming_checkpoint(path: Location, registry: Registry) -> Iterator[None]:
     """Let errors about a file or folder that is a part of a folder checkpoint say which folder to give."""
     try:
         yield
@@ -109,8 +113,10 @@ def naming_checkpoint(path: Path, registry: Registry) -> Iterator[None]:
         raise
 
 
-def _checkpoint_around(path: Path, registry: Registry) -> tuple[Path, FolderFormat] | None:
+def _checkpoint_around(path: Location, registry: Registry) -> tuple[Location, FolderFormat] | None:
     """Return the item that a file or folder is in, at most three folders up, or the step right above."""
+    if isinstance(path, RemotePath):  # it would cost many requests, to complete a hint
+        return None
     for depth, folder in enumerate(list(path.absolute().parents)[:3]):
         with contextlib.suppress(BridgeError):
             used = folder_format(folder, registry)
@@ -125,15 +131,17 @@ def _checkpoint_around(path: Path, registry: Registry) -> tuple[Path, FolderForm
 
 
 def contents_of(
-    path: Path, registry: Registry, chosen: FolderFormat, *, step: int | None, follow_links: bool
+    path: Location, registry: Registry, chosen: FolderFormat, *, step: int | None, follow_links: bool
 ) -> FolderContents:
     """Return the steps and items of a folder checkpoint; errors as in `open_checkpoint`."""
+    if isinstance(path, RemotePath) and chosen.capabilities.needs_path:
+        raise needs_local_path(path, f"checkpoints of the format {chosen.name}", is_folder=True)
     with _reading(chosen, path, registry):
-        return chosen.contents(SourceFolder(path, follow_links=follow_links), step)
+        return chosen.contents(folder_at(path, follow_links=follow_links), step)
 
 
 def open_checkpoint(
-    path: Path,
+    path: Location,
     used: FolderFormat,
     registry: Registry,
     *,
@@ -157,12 +165,13 @@ def open_checkpoint(
 
     Raises:
         BadInputError: The checkpoint is damaged, unsafe or not complete.
+        NeedsLocalPath: It is at a URL, and a library opens checkpoints of its format by name.
         UsageError: There is no such step or entry, or names do not show which item holds the weights.
     """
     contents = contents_of(path, registry, used, step=step, follow_links=follow_links)
     item, inner = _item_and_entry(contents, entry, path)
     with _reading(used, path, registry):
-        folder = SourceFolder(path, follow_links=follow_links)
+        folder = folder_at(path, follow_links=follow_links)
         state = used.open_folder(folder, step=contents.step, item=item.name)
         if not isinstance(state, FlatState):
             raise TypeError(f"opening a folder should return a FlatState, got {type(state).__name__}")
@@ -186,7 +195,9 @@ def open_checkpoint(
         raise
 
 
-def _item_and_entry(contents: FolderContents, entry: str | None, path: Path) -> tuple[FolderItem, str | None]:
+def _item_and_entry(
+    contents: FolderContents, entry: str | None, path: Location
+) -> tuple[FolderItem, str | None]:
     """Return the item to read, and the path of an entry in it."""
     items = {item.name: item for item in contents.items}
     if entry is not None:
@@ -212,7 +223,7 @@ def _item_and_entry(contents: FolderContents, entry: str | None, path: Path) -> 
     )
 
 
-def _with_tensors(item: FolderItem, path: Path) -> FolderItem:
+def _with_tensors(item: FolderItem, path: Location) -> FolderItem:
     if not item.has_tensors:
         raise UsageError(
             f"the item {item.name!r} holds no tensors: it is {item.what}.",
@@ -261,7 +272,7 @@ def _inner_entry(state: FlatState, entry: str, contents: FolderContents) -> Flat
 
 
 @contextlib.contextmanager
-def _reading(used: FolderFormat, path: Path, registry: Registry) -> Iterator[None]:
+def _reading(used: FolderFormat, path: Location, registry: Registry) -> Iterator[None]:
     """Let errors of a format's code name the folder, and the plugin unless it is ckptbridge's own."""
     try:
         with (

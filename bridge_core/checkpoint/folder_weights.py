@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.checkpoint.weight_files import find_weights, is_training_file
 from bridge_core.errors import BridgeError, ShardError
 from bridge_core.formats import shard_name
-from bridge_core.io import SourceFile, is_unfinished, parse_json, system_failures
+from bridge_core.io import Location, is_unfinished, open_location, parse_json, size_of, system_failures
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry
 from bridge_core.state import LeftOut
@@ -21,7 +21,7 @@ _SUFFIXES_OF_OTHERS = (".ckpt", ".gguf", ".h5", ".keras", ".onnx", ".ot", ".pt",
 """Suffixes of weights that no format of the core has first, or that are of other programs."""
 
 
-def choose_weights(folder: Path, *, format: str | None, layout: str | None, registry: Registry) -> Choice:
+def choose_weights(folder: Location, *, format: str | None, layout: str | None, registry: Registry) -> Choice:
     """Return the file or index of a folder's weights; of two saves in it, none is taken for the newer one.
 
     Args:
@@ -57,18 +57,18 @@ def choose_weights(folder: Path, *, format: str | None, layout: str | None, regi
     return Choice(folder / chosen, tuple(notes), _training_files(folder, files))
 
 
-def _training_files(folder: Path, files: Iterable[str]) -> tuple[LeftOut, ...]:
+def _training_files(folder: Location, files: Iterable[str]) -> tuple[LeftOut, ...]:
     """Return the files that a training run writes next to the weights, with their sizes."""
     left_out = []
     for name in filter(is_training_file, files):
         with system_failures(folder / name, "reading the size of the file"):
-            size = (folder / name).lstat().st_size
+            size = size_of(folder / name)
         reason = "optimizer state" if name.startswith("optimizer") else "state of the training"
         left_out.append(LeftOut(name, f"{reason}, a file next to the weights", size))
     return tuple(left_out)
 
 
-def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:
+def _passed_over(folder: Location, chosen: str, others: list[str]) -> list[str]:
     changes = [
         name for name in others if (part := part_of(folder / name)) is not None and part.tensors == "changes"
     ]
@@ -79,7 +79,7 @@ def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:
     return notes
 
 
-def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str]]:
+def _index_or_file(folder: Location, index: str, single: str) -> tuple[str, list[str]]:
     """Choose between an index and a single file with the usual name of the same format.
 
     A tool that saves into the folder of an earlier save leaves one of them behind.
@@ -101,10 +101,10 @@ def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str
     )
 
 
-def _shards_of(index: Path) -> set[str]:
+def _shards_of(index: Location) -> set[str]:
     """Return the files that an index names; none if it is damaged, which opening it reports."""
     try:
-        with SourceFile(index) as file:
+        with open_location(index) as file:
             names = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map")
     except BridgeError:
         return set()

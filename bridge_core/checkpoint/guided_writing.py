@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from bridge_core.checkpoint.checkpoint_writer import chosen_format
-from bridge_core.checkpoint.write_options import WriteOptions
+from bridge_core.checkpoint.format_choice import chosen_format
+from bridge_core.checkpoint.locations import location_of
+from bridge_core.checkpoint.write_options import Destined, WriteOptions
 from bridge_core.formats import FolderFormat
 from bridge_core.io import SourceFile, open_listed
 from bridge_core.plugins import Guidance, Registry
@@ -23,7 +22,7 @@ def guided(
     options: WriteOptions,
     known: Guidance,
     source: FlatState,
-    destination: str | os.PathLike[str],
+    destination: Destined,
     registry: Registry,
     *,
     layout: str | None,
@@ -51,7 +50,8 @@ def guided(
     sidecar_files: dict[str, SourceFile | bytes] = {}
     with contextlib.ExitStack() as files:
         for name in known.sidecar_files:
-            path = Path(source.metadata.provenance["path"]).parent / name
-            file = files.enter_context(open_listed(path, follow_links=follow_links))
+            where = location_of(source)
+            assert where is not None, "a library is asked about checkpoints that were opened"
+            file = files.enter_context(open_listed(where.parent / name, follow_links=follow_links))
             sidecar_files[name] = known.sidecar_contents.get(name, file)
         yield replace(options, max_shard_size=limit, sidecar_files=sidecar_files)

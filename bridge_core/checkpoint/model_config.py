@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from bridge_core.checkpoint.locations import location_of
 from bridge_core.errors import LimitExceeded, MalformedFile
 from bridge_core.formats import describe_foreign, is_index
-from bridge_core.io import SourceFile, parse_json
+from bridge_core.io import Location, RemotePath, exists_beside, open_location, parse_json
 from bridge_core.state import FlatState
 
 __all__ = ["config_beside", "read_config"]
@@ -28,13 +28,13 @@ def config_beside(*states: FlatState | None, name: str = "config.json") -> Mappi
         name: The config's file name.
     """
     for state in states:
-        where = state.metadata.provenance.get("path") if state is not None else None
-        if where and (path := Path(where).parent / name).is_file():
+        where = location_of(state) if state is not None else None
+        if where is not None and exists_beside(path := where.parent / name):
             return _ConfigFile(path)
     return None
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Location) -> dict[str, Any]:
     """Return the entries of a config file.
 
     ``NaN`` and ``Infinity``, which transformers writes, are read.
@@ -43,9 +43,13 @@ def read_config(path: Path) -> dict[str, Any]:
         MalformedFile: The file is not a JSON object.
         KeyConflict: An object in the file has a name twice.
         LimitExceeded: The file is larger than 16 MiB.
-        SystemFailure: The file cannot be read.
+        SystemFailure: The file cannot be read, or a server does not give it.
     """
-    with SourceFile(path) as file:
+    return dict(path.once(_read) if isinstance(path, RemotePath) else _read(path))
+
+
+def _read(path: Location) -> dict[str, Any]:
+    with open_location(path) as file:
         if file.size > _LARGEST_CONFIG:
             raise LimitExceeded(
                 f"the config is {file.size} bytes, and at most {_LARGEST_CONFIG} bytes are read.", path=path
@@ -64,7 +68,7 @@ def read_config(path: Path) -> dict[str, Any]:
 class _ConfigFile(Mapping[str, Any]):
     """The entries of a config file, which is read at the first lookup."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self._path = path
 
     @functools.cached_property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from bridge_core.errors import BridgeError
 from bridge_core.formats import describe_foreign, is_index
-from bridge_core.io import SourceFile, is_unfinished, unfinished_downloads
+from bridge_core.io import Location, RemotePath, SourceFile, is_unfinished, unfinished_downloads
 from bridge_core.messages import count, listed
 
 __all__ = ["InPlaceOfWeights", "what_else"]
@@ -15,6 +15,8 @@ __all__ = ["InPlaceOfWeights", "what_else"]
 _SUFFIXES = (".bin", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
 _MOST = 200
 """How many entries are looked at: a folder with many more is a data set, and not a checkpoint."""
+_MOST_REMOTE = 8
+"""Folders of one at a URL that are listed."""
 
 
 class InPlaceOfWeights(NamedTuple):
@@ -24,9 +26,9 @@ class InPlaceOfWeights(NamedTuple):
     way_on: str
 
 
-def what_else(folder: Path) -> InPlaceOfWeights:
+def what_else(folder: Location) -> InPlaceOfWeights:
     """Return what a folder without weights holds in their place."""
-    entries = sorted(folder.iterdir())[:_MOST]
+    entries = _entries_in(folder)
     contents, way_on = [], ""
     if not entries:
         contents.append("it is empty")
@@ -40,8 +42,13 @@ def what_else(folder: Path) -> InPlaceOfWeights:
     return InPlaceOfWeights("; ".join(contents[:8]), way_on)
 
 
-def _described(entry: Path) -> str | None:
-    if entry.name.startswith(".") or is_unfinished(entry.name):
+def _entries_in(folder: Location) -> list[Location]:
+    entries: Iterable[Location] = folder.iterdir()
+    return sorted(entries, key=lambda entry: entry.name)[:_MOST]
+
+
+def _described(entry: Location) -> str | None:
+    if isinstance(entry, RemotePath) or entry.name.startswith(".") or is_unfinished(entry.name):
         return None
     if entry.is_symlink() and not entry.exists():
         return "a link to a file that does not exist" if entry.suffix in _SUFFIXES else None
@@ -56,11 +63,16 @@ def _described(entry: Path) -> str | None:
         return "a file that cannot be read" if entry.suffix in _SUFFIXES else None
 
 
-def _folders_with_weights(entries: list[Path]) -> list[str]:
+def _folders_with_weights(entries: Sequence[Location]) -> list[str]:
     """Return the folders that hold weights, or else such folders in them, as snapshots of a cache are."""
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    is_remote = any(isinstance(folder, RemotePath) for folder in folders)
+    if is_remote:  # each costs a request
+        folders = folders[:_MOST_REMOTE]
     own = [folder.name for folder in folders if _has_weights(folder)]
-    return own or [
+    if own or is_remote:
+        return own
+    return [
         f"{folder.name}/{inner.name}"
         for folder in folders
         for inner in _folders_in(folder)
@@ -68,14 +80,14 @@ def _folders_with_weights(entries: list[Path]) -> list[str]:
     ]
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def _folders_in(folder: Location) -> list[Location]:
     try:
-        return [entry for entry in sorted(folder.iterdir())[:_MOST] if entry.is_dir()]
+        return [entry for entry in _entries_in(folder) if entry.is_dir()]
     except OSError:
         return []
 
 
-def _has_weights(folder: Path) -> bool:
+def _has_weights(folder: Location) -> bool:
     try:
         return any(entry.suffix in _SUFFIXES for entry in folder.iterdir())
     except OSError:

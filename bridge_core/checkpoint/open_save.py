@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint.checkpoint_writer import write_checkpoint
@@ -20,10 +19,11 @@ from bridge_core.checkpoint.folder_checkpoint import (
     notes_of_others,
     open_checkpoint,
 )
+from bridge_core.checkpoint.locations import locate
 from bridge_core.checkpoint.saved import Saved
-from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder, require_step
+from bridge_core.checkpoint.write_options import StrPath, WriteOptions, is_folder, require_step
 from bridge_core.errors import UsageError
-from bridge_core.io import SourceFile
+from bridge_core.io import Location, RemotePath, SourceFile
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.public import renamed
 from bridge_core.state import FlatState, as_state, require_entry_path
@@ -36,7 +36,7 @@ __all__ = ["open_state", "save_state"]
 
 
 def open_state(
-    path: StrPath,
+    path: StrPath | RemotePath,
     *,
     format: str | None = None,
     layout: str | None = None,
@@ -48,12 +48,14 @@ def open_state(
     """Open weights lazily, as a state that reads a tensor when it is asked for.
 
     The state holds the file open: use it as a context manager, or close it. `metadata.provenance` names the
-    file, its format, and the reason for the layout.
+    file, its format, and the reason for the layout; a URL without credentials, and of the version that is
+    read, where the server has versions.
 
     Args:
         path: A file of any name, an index, or a folder: of files (see `find_weights`), or a checkpoint of a
             format whose checkpoints are folders. A file that is only a part of a model, such as one shard, is
-            opened with a note about that.
+            opened with a note about that. It may be a URL of an installed file system, such as
+            ``hf://org/model`` or ``s3://bucket/model.safetensors``.
         format: Name of the format; None to detect it by content.
         layout: ``"neutral"`` or the name of a framework; None for the layout that the file records or its
             format has, or else that of the only framework that the keys match.
@@ -70,7 +72,9 @@ def open_state(
     Raises:
         SourceNotFound: The file or folder does not exist.
         BadInputError: The file is damaged, unsafe, or of no known format.
-        SystemFailure: The system failed to open or read it.
+        SystemFailure: The system failed to open or read it, or a server does not give it.
+        MissingDependency: The plugin that reads URLs of this kind is not installed.
+        NeedsLocalPath: It is at a URL, and a library opens files of its format by name.
         UsageError: No plugin provides the format, or the file has no such entry or step.
     """
     require_entry_path(entry)
@@ -79,7 +83,7 @@ def open_state(
     chosen = registry.any_format(format) if format else None
     if layout is not None:
         registry.require_layout(layout, "layout")
-    place = as_path(path)
+    place = locate(path, registry)
     used: Format | FolderFormat
     of_folders = folder_format(place, registry, chosen) if is_folder(place) else None
     if of_folders is not None:
@@ -108,11 +112,11 @@ def open_state(
     left_out = (*choice.left_out, *state.metadata.left_out)
     metadata = state.metadata.with_(provenance=known, notes=notes, left_out=left_out)
     opened = state.replace(metadata=metadata)
-    opened.layout = own_layout
+    opened.layout, opened.location = own_layout, choice.path
     return opened
 
 
-def _refuse_step(step: int | None, path: Path) -> None:
+def _refuse_step(step: int | None, path: Location) -> None:
     if step is not None:
         raise UsageError(
             f"the source has no steps, so it has no step {step}.",
@@ -138,7 +142,7 @@ def _layout(state: FlatState, used: Format | FolderFormat, registry: Registry) -
 @renamed(beside="sidecar_files", stem="base_name")
 def save_state(
     state: Mapping[Any, Any],
-    path: StrPath,
+    path: StrPath | RemotePath,
     *,
     format: str | None = None,
     layout: str | None = None,
@@ -162,16 +166,17 @@ def save_state(
     weights, of any format and variant, are gone afterwards, and all its other files stay.
 
     The destination may be the source itself, with ``overwrite``: the source stays readable until it is
-    closed. It may not be one file of a sharded set that is read.
+    closed. It may not be one file of a sharded set that is read. At a URL it may not be the source.
 
     Args:
         state: A FlatState, or a dict from tuple keys or dotted names to arrays; it is not changed.
-        path: The destination; its folder must exist.
+        path: The destination; its folder must exist. Or a URL of a store, as for ``dst`` of `convert`, where
+            it is explained what happens at a URL.
         format: Name of the format; None for that of the extension, or else of the state's layout.
         layout: The layout of a plain mapping, or of a state without one: the name of a framework, or
             ``"neutral"``. The file records it where the format has a place for it.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or
-            ``"5GiB"`` (2^30).
+            ``"5GiB"`` (2^30); None for no limit, and for 5GB in a folder at a URL.
         overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
         workers: Number of threads; None for the available processors, at most four.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from bridge_core.formats import shard_name
+from bridge_core.io import Location, names_beside
 
 __all__ = ["Part", "part_of"]
 
@@ -32,7 +32,7 @@ class Part:
 _MERGE = "Merge the parts with the tool that wrote them first, and convert the result."
 
 
-def part_of(path: Path) -> Part | None:
+def part_of(path: Location) -> Part | None:
     """Return which part of a model a file is, or None if names show no part.
 
     A name shows it by itself (``model-00001-of-00003.safetensors``), or together with the names next to it:
@@ -41,12 +41,12 @@ def part_of(path: Path) -> Part | None:
     return _shard(path) or _adapter(path) or _one_rank(path) or _numbered(path) or _ranked_folder(path)
 
 
-def _shard(path: Path) -> Part | None:
+def _shard(path: Location) -> Part | None:
     shard = shard_name(path.name)
     if shard is None or shard.total < 2:
         return None
     indexes = [
-        name for name in _names_next_to(path) if name.startswith(shard.head.rstrip("-_.")) and "index" in name
+        name for name in names_beside(path) if name.startswith(shard.head.rstrip("-_.")) and "index" in name
     ]
     index = next((name for name in indexes if name.endswith(".json")), None)
     return Part(
@@ -62,7 +62,7 @@ _ADAPTERS = ("adapter_model", "adapters", "pytorch_lora_weights")
 """File names, without the suffix, that PEFT, MLX and diffusers give adapters."""
 
 
-def _adapter(path: Path) -> Part | None:
+def _adapter(path: Location) -> Part | None:
     if path.stem not in _ADAPTERS or path.suffix == ".json":
         return None
     return Part(
@@ -126,12 +126,12 @@ _SETS = (
 )
 
 
-def _numbered(path: Path) -> Part | None:
+def _numbered(path: Location) -> Part | None:
     for kind in _SETS:
         match = _match(kind.pattern, path.name)
         if match is None:
             continue
-        others = _other_numbers(kind.pattern, match, _names_next_to(path))
+        others = _other_numbers(kind.pattern, match, names_beside(path))
         starts = {_first(other) for other in (match["n"], *others)}
         if (kind.from_zero and 0 not in starts) or not (others or (kind.counted and starts != {0})):
             return None
@@ -182,7 +182,7 @@ _RANKS: tuple[tuple[str, str, str], ...] = (
 """Names that show by themselves that there are more parts, what each file holds, and what to do."""
 
 
-def _one_rank(path: Path) -> Part | None:
+def _one_rank(path: Location) -> Part | None:
     for pattern, what, way_on in _RANKS:
         if _match(pattern, path.name):
             return Part(f"is one part of several, and holds {what}", way_on)
@@ -192,12 +192,12 @@ def _one_rank(path: Path) -> Part | None:
 _RANK_FOLDER = r"(mp|tp)_rank_\d+(_(pp_rank_)?\d+)*"
 
 
-def _ranked_folder(path: Path) -> Part | None:
+def _ranked_folder(path: Location) -> Part | None:
     """Return the part for a file in one of Megatron's folders: one for each rank, with equal file names."""
     folder = path.absolute().parent
     if not _match(_RANK_FOLDER, folder.name):
         return None
-    others = [name for name in _names_next_to(folder) if _match(_RANK_FOLDER, name) and name != folder.name]
+    others = [name for name in names_beside(folder) if _match(_RANK_FOLDER, name) and name != folder.name]
     if not others:
         return None
     return Part(
@@ -205,10 +205,3 @@ def _ranked_folder(path: Path) -> Part | None:
         "its folder",
         "Merge the ranks with the tools of Megatron first, and convert the result.",
     )
-
-
-def _names_next_to(path: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in path.absolute().parent.iterdir())
-    except OSError:  # the file may be readable where its folder cannot be listed
-        return []

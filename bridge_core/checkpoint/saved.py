@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from bridge_core.io import Location
 from bridge_core.state import Key
 
 __all__ = ["Saved"]
@@ -16,7 +16,7 @@ class Saved:
     """What `save_state` wrote.
 
     Args:
-        files: Paths of the files of weights, the index last; or the folder, if the format's checkpoints are
+        files: Where the files of weights are, the index last; or the folder, if the format's checkpoints are
             folders.
         format: Name of their format.
         total_bytes: Size of these files together, in bytes.
@@ -26,7 +26,7 @@ class Saved:
         overflows: Key -> number of values outside the range of the dtype that they were cast to.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Location, ...]
     format: str
     total_bytes: int
     checksums: Mapping[Key, int]

@@ -8,7 +8,7 @@ from pathlib import Path
 from bridge_core.errors import VerificationError
 from bridge_core.io import SourceFile, create_file as new_file, open_to_write, system_failures, write_all
 
-__all__ = ["check_copy", "copy_file", "create_file"]
+__all__ = ["check_copy", "copy_file", "create_file", "fill_file"]
 
 _BLOCK = 1 << 20
 
@@ -32,9 +32,21 @@ def copy_file(source: SourceFile | bytes, path: Path) -> None:
         create_file(path, source)
         return
     create_file(path, b"")
+    fill_file(source, path)
+
+
+def fill_file(source: SourceFile | bytes, path: Path) -> None:
+    """Copy a file in blocks of 1 MiB, or the content that is given, to an empty file that exists.
+
+    Raises:
+        SystemFailure: Writing failed.
+    """
     fd = open_to_write(path)
     try:
         with system_failures(path, "writing"):
+            if isinstance(source, bytes):
+                write_all(fd, source, 0)
+                return
             for start in range(0, source.size, _BLOCK):
                 write_all(fd, source.read(start, min(_BLOCK, source.size - start)), start)
     finally:

@@ -13,7 +13,15 @@ from bridge_core.formats import FolderFormat, Format
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.state import FlatState, Key, Tensor, Ties, join_key
-from bridge_core.transfer import Budget, Scratch, little_endian_bytes, plan_blocks, read_blocks, run_jobs
+from bridge_core.transfer import (
+    Budget,
+    Scratch,
+    announce_plans,
+    little_endian_bytes,
+    plan_blocks,
+    read_blocks,
+    run_jobs,
+)
 
 __all__ = ["check_written", "checksum"]
 
@@ -30,6 +38,7 @@ def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None
     """
     crc = 0
     plan = plan_blocks((), tensor, budget.block, in_order=True)
+    announce_plans([plan])
     for _, block in read_blocks(plan, Scratch(plan.scratch_nbytes), stop=stop):
         crc = zlib.crc32(little_endian_bytes(block), crc)
     return crc
@@ -45,7 +54,7 @@ def check_written(
     budget: Budget | None = None,
     report: Callable[[int, Key], None] | None = None,
     open_written: Callable[[], FlatState] | None = None,
-) -> None:
+) -> Mapping[Key, int]:
     """Open what was written, and check that it holds the state.
 
     Args:
@@ -59,6 +68,9 @@ def check_written(
         report: Called with (bytes, key) from any thread as values are compared.
         open_written: Opens what was written; None to open it as a file.
 
+    Returns:
+        Key -> CRC-32 of each tensor as it was read back; nothing if no values were compared.
+
     Raises:
         VerificationError: The file cannot be opened again, or differs from the state.
         SystemFailure: The system failed to read.
@@ -70,8 +82,9 @@ def check_written(
             _compare_specs(written, state, path)
             if used.capabilities.metadata:
                 _compare_ties(written, state, path)
-            if checksums is not None:
-                _compare_values(written, state, checksums, budget, path, report)
+            if checksums is None:
+                return {}
+            return _compare_values(written, state, checksums, budget, path, report)
     except (ConversionError, SystemFailure, LimitExceeded):
         raise
     except BridgeError as err:
@@ -127,11 +140,11 @@ def _compare_values(
     budget: Budget,
     path: Path,
     report: Callable[[int, Key], None] | None,
-) -> None:
+) -> Mapping[Key, int]:
     stop = threading.Event()
     ties = Ties.aliases(state)
 
-    def differs(key: Key) -> bool:
+    def differs(key: Key) -> tuple[bool, int]:
         expected = checksums.get(key)
         if expected is None:
             expected = checksums.get(ties.root(key))
@@ -140,11 +153,12 @@ def _compare_values(
         actual = checksum(written.tensor(key), budget, stop)
         if report is not None:
             report(state.spec(key).nbytes, key)
-        return actual != expected
+        return actual != expected, actual
 
-    answers = run_jobs(differs, state, budget.threads, stop=stop)
-    wrong = [key for key, is_wrong in zip(state, answers, strict=True) if is_wrong]
+    answers = list(run_jobs(differs, state, budget.threads, stop=stop))
+    wrong = [key for key, (is_wrong, _) in zip(state, answers, strict=True) if is_wrong]
     if wrong:
         names = listed(map(join_key, wrong))
         text = f"the values read back differ in {count(len(wrong), 'tensor')}: {names}."
         raise VerificationError(text, path=path, hint=_AGAIN)
+    return {key: actual for key, (_, actual) in zip(state, answers, strict=True)}

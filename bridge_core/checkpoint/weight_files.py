@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import open_file, recognises, speaks_for
+from bridge_core.checkpoint.locations import locate
 from bridge_core.checkpoint.partial_files import part_of
+from bridge_core.checkpoint.write_options import StrPath
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format, shard_name
-from bridge_core.io import SourceFile, is_unfinished, system_failures
+from bridge_core.io import Location, RemotePath, is_unfinished, open_location, system_failures
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, given_registry
 
@@ -48,7 +49,7 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
 """Files that are only in folders of other checkpoints, what these are, and what to do."""
 
 
-_MOST_INNER = 200
+_MOST_INNER, _MOST_INNER_REMOTE = 200, 8
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ def is_training_file(name: str) -> bool:
 
 
 def find_weights(
-    folder: str | os.PathLike[str],
+    folder: StrPath | RemotePath,
     *,
     format: str | None = None,
     layout: str | None = None,
     registry: Registry | None = None,
-) -> Path:
+) -> Location:
     """Return the file or index that holds a folder's weights.
 
     Files with usual names are taken in this order: those in the wanted layout; names without a variant before
@@ -125,7 +126,7 @@ def find_weights(
     name, it is the only file that looks like weights, or the safetensors one of two with the same name.
 
     Args:
-        folder: The folder.
+        folder: The folder, or its URL.
         format: Name of the only format to look for; None for all.
         layout: The layout to prefer; None for no preference.
         registry: The plugins; None for all that are installed.
@@ -139,7 +140,7 @@ def find_weights(
     registry = given_registry(registry)
     formats = (registry.format(format),) if format else tuple(registry.formats.values())
     usual = tuple(_names(formats))
-    folder = Path(folder)
+    folder = locate(folder, registry)
     with system_failures(folder, "listing the folder"):
         files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     name_of: dict[str, _Name] = {}
@@ -177,7 +178,7 @@ def _variant(file: str, name_of: Mapping[str, _Name]) -> str | None:
     return match[1] if match and match.re.groups else None
 
 
-def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
+def _layout_of(path: Location, candidate: Format, registry: Registry) -> str | None:
     """Return the layout of a candidate; None if it is not known."""
     if candidate.layout is not None:
         return candidate.layout
@@ -188,7 +189,7 @@ def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
         return None
 
 
-def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tuple[_Name, ...]) -> str:
+def _sole_weights(folder: Location, files: list[str], contents: _Contents, usual: tuple[_Name, ...]) -> str:
     indexes = [name for name in files if name.endswith(".index.json")]
     if len(indexes) == 1:
         return indexes[0]
@@ -212,7 +213,7 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
     raise _no_weights(folder, usual)
 
 
-def _refuse_foreign(folder: Path, files: Iterable[str], holding: Path, registry: Registry) -> None:
+def _refuse_foreign(folder: Location, files: Iterable[str], holding: Location, registry: Registry) -> None:
     """Refuse a folder by what is in it, or in a folder in it, as the steps of a training run are."""
     for pattern, what, hint in _FOREIGN:
         if any(pattern.fullmatch(name) for name in files):
@@ -223,8 +224,10 @@ def _refuse_foreign(folder: Path, files: Iterable[str], holding: Path, registry:
             raise MalformedFile(f"{where} {what}, {why}.", path=folder, hint=hint)
 
 
-def _inner_folders(folder: Path) -> list[Path]:
+def _inner_folders(folder: Location) -> Sequence[Location]:
     """Return some of the folders in a folder; none that cannot be listed, and no links."""
+    if isinstance(folder, RemotePath):  # each costs a request
+        return [entry for entry in folder.iterdir() if entry.is_dir()][:_MOST_INNER_REMOTE]
     inner = [entry for entry in sorted(folder.iterdir())[:_MOST_INNER] if not entry.is_symlink()]
     return [entry for entry in inner if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
 
@@ -248,7 +251,7 @@ def _is_not_safetensors(name: str) -> bool:
     return not name.lower().endswith(_SAFETENSORS)
 
 
-def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:
+def _no_weights(folder: Location, usual: tuple[_Name, ...]) -> MalformedFile:
     from bridge_core.checkpoint.no_weights import what_else
 
     other = what_else(folder)
@@ -261,7 +264,7 @@ def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:
     )
 
 
-def _refuse_shards(folder: Path, seen: list[str]) -> None:
+def _refuse_shards(folder: Location, seen: list[str]) -> None:
     shards = [name for name in seen if (shard := shard_name(name)) is not None and shard.total > 1]
     if shards:
         raise ShardError(
@@ -271,7 +274,7 @@ def _refuse_shards(folder: Path, seen: list[str]) -> None:
         )
 
 
-def _refuse_parts(folder: Path, seen: list[str]) -> None:
+def _refuse_parts(folder: Location, seen: list[str]) -> None:
     parts = {name: part for name in seen if (part := part_of(folder / name)) is not None}
     slices = [name for name, part in parts.items() if part.tensors != "changes"]
     if slices:
@@ -289,12 +292,16 @@ class _Contents:
     formats: tuple[Format, ...]
     registry: Registry
 
-    def weights(self, folder: Path, files: Iterable[str]) -> list[str]:
+    def weights(self, folder: Location, files: Iterable[str]) -> list[str]:
         """Return the files that look like weights.
 
         A file that only another plugin's format recognises, and not by its extension, counts only if there is
-        no other: such a format may recognise every file, even a README.
+        no other: such a format may recognise every file, even a README. At a URL, where each file that is
+        looked at costs a request, only those with the extension of a format are.
         """
+        if isinstance(folder, RemotePath):
+            extensions = tuple(extension for one in self.formats for extension in one.extensions)
+            files = [name for name in files if name.lower().endswith(extensions)]
         formats_of = {name: matching for name in files if (matching := self._recognising(folder / name))}
         certain = [
             name
@@ -303,11 +310,11 @@ class _Contents:
         ]
         return certain or list(formats_of)
 
-    def _recognising(self, path: Path) -> list[Format]:
+    def _recognising(self, path: Location) -> list[Format]:
         if path.name.startswith(".") or is_training_file(path.name) or is_unfinished(path.name):
             return []
         try:
-            with SourceFile(path) as file:
+            with open_location(path) as file:
                 return [candidate for candidate in self.formats if recognises(candidate, file, self.registry)]
         except (MalformedFile, SystemFailure):
             return []

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.errors import UsageError
-from bridge_core.io import SourceFile
+from bridge_core.io import Location, RemotePath, SourceFile, shown_url
 from bridge_core.messages import shown
 from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
 
-__all__ = ["StrPath", "WriteOptions", "as_path", "is_folder", "require_step"]
+__all__ = ["Destined", "StrPath", "WriteOptions", "as_path", "is_folder", "name_of", "require_step"]
 
 StrPath = str | os.PathLike[str]
+
+Destined = StrPath | RemotePath
+"""A destination as the caller gave it, a URL as a path at its file system."""
 
 _BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.ASCII | re.IGNORECASE)
@@ -81,11 +84,14 @@ class WriteOptions:
         """Threads and memory."""
         return Budget(self.workers, None if self.max_ram is None else parse_size(self.max_ram))
 
-    def fills_folder(self, destination: StrPath) -> bool:
+    def fills_folder(self, destination: Destined) -> bool:
         """Return whether a destination is a folder.
 
         It is one for shards, by its name, or because it exists as one.
         """
+        if isinstance(destination, RemotePath):
+            is_named_so = destination.url.endswith("/") or not destination.name
+            return self.max_shard_size is not None or is_named_so or destination.is_dir()
         path = as_path(destination)
         ends_as_folder = os.fspath(destination).endswith((os.sep, os.altsep or os.sep))
         return self.max_shard_size is not None or ends_as_folder or is_folder(path)
@@ -104,14 +110,21 @@ def as_path(path: StrPath) -> Path:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UsageError(
-            f"expected the path of a local file or folder, got the address {text}.",
+            f"expected the path of a local file or folder, got the address {shown_url(text)}.",
             hint="Download the source first, or write to a local path and upload the result.",
         )
     return Path(path)
 
 
-def is_folder(path: Path) -> bool:
+def name_of(destination: Destined) -> str:
+    """Return the last part of a destination's path."""
+    return destination.name if isinstance(destination, RemotePath) else as_path(destination).name
+
+
+def is_folder(path: Location) -> bool:
     """Return whether a path is a folder; the code that uses the path reports one that cannot be read."""
+    if isinstance(path, RemotePath):
+        return path.is_dir()
     try:
         return path.is_dir()
     except OSError:

@@ -114,6 +114,18 @@ def _run(call: Callable[[], Any], words: list[str]) -> int:
             finish_output()
 
 
+def _shown_word(word: str) -> str:
+    """Return a word of the command to repeat: a URL without its credentials.
+
+    >>> _shown_word("https://user:secret@host/w.npz"), _shown_word("--like=s3://bucket/w.npz?key=secret")
+    ('https://host/w.npz', '--like=s3://bucket/w.npz')
+    """
+    from bridge_core.io import scheme_of, shown_url
+
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{shown_url(value) if scheme_of(value) else value}"
+
+
 class _Answer:
     """What a command that failed prints: text on stderr and, under ``--json``, a document on stdout."""
 
@@ -125,7 +137,7 @@ class _Answer:
         """Print an error of ours; return its exit code."""
         from bridge_core.messages import for_command_line
 
-        document = err.to_json(["ckptbridge", *self._words])
+        document = err.to_json(["ckptbridge", *map(_shown_word, self._words)])
         has_lines = bool(err.options) or isinstance(err, RuleError) or "proposed_rules" in document
         complain(for_command_line(str(err)), label="error", as_list=has_lines)
         if document["next"]:

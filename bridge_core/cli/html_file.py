@@ -6,7 +6,23 @@ from pathlib import Path
 
 from bridge_core.errors import DestinationExists, UsageError
 
-__all__ = ["check_page", "page_title", "write_page"]
+__all__ = ["check_page", "page_title", "require_local", "write_page"]
+
+
+def require_local(name: str, option: str) -> None:
+    """Refuse a URL for a file that a command writes in addition to weights.
+
+    Raises:
+        UsageError: The name is a URL.
+    """
+    from bridge_core.io import scheme_of, shown_url
+
+    if scheme_of(name) and not Path(name).exists():
+        raise UsageError(
+            f"expected a path on this machine as {option}, got a URL.",
+            path=shown_url(name),
+            hint="Write to a local path, and upload the file.",
+        )
 
 
 def check_page(name: str, example: str, *, overwrite: bool) -> None:
@@ -21,6 +37,7 @@ def check_page(name: str, example: str, *, overwrite: bool) -> None:
         UsageError: The name is that of a folder, or its folder does not exist.
         DestinationExists: The file exists, and may not be replaced; a file that is not a page never is.
     """
+    require_local(name, "--html")
     path = Path(name)
     if path.is_dir():
         raise UsageError(
@@ -56,7 +73,12 @@ def page_title(path: str) -> str:
 
     >>> page_title("/home/me/models/bert/model.safetensors")
     'bert/model.safetensors'
+    >>> page_title("https://user:secret@host/bert/model.safetensors?signature=secret")
+    'bert/model.safetensors'
     """
+    from bridge_core.io import scheme_of, shown_url
+
+    path = shown_url(path).partition("://")[2] if scheme_of(path) else path
     return "/".join(part for part in Path(path).parts[-2:] if part not in ("/", "\\"))
 
 

@@ -25,8 +25,10 @@ __all__ = ["NewPlugin", "files_of", "write_plugin"]
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 40
 _PREFIX = "ckptbridge-"
-_OWN = ("hdf5", "orbax", "recipes", "transformers")
+_OWN = ("hdf5", "orbax", "recipes", "remote", "transformers")
 """Plugins of ckptbridge itself, which need not be installed."""
+_OWN_SCHEMES = ("file", "hf", "s3", "gs", "http", "https")
+"""Schemes of URLs that ckptbridge or its plugins read."""
 _WORDS = ("all", "auto", "none")
 """What options take in place of a name: ``--recipe none``."""
 _SUFFIX = ".template"
@@ -82,7 +84,7 @@ def write_plugin(kind: str, name: str, into: Path, registry: Registry) -> tuple[
     """Write a plugin's distribution, completely or not at all.
 
     Args:
-        kind: ``"layer"``, ``"format"``, ``"framework"``, ``"recipe"`` or ``"library"``.
+        kind: ``"layer"``, ``"format"``, ``"framework"``, ``"recipe"``, ``"library"`` or ``"filesystem"``.
         name: Its name; lower-case words joined by hyphens.
         into: The folder in which ``ckptbridge-NAME`` is made.
         registry: What is installed.
@@ -157,11 +159,12 @@ def _refuse_taken(kind: str, plugin: NewPlugin, registry: Registry) -> None:
         "layer": {*registry.kinds, "parameter", "undecided"},
         "recipe": {*registry.recipes},
         "library": {*registry.libraries},
+        "filesystem": {*registry.filesystems, *_OWN_SCHEMES, *_schemes(registry)},
     }[kind]
     if name in _WORDS:
         raise UsageError(f"{name!r} has a meaning of its own in options.", hint="Choose another name.")
     if name in own or identifier in own:
-        what = "layer kind" if kind == "layer" else kind
+        what = {"layer": "layer kind", "filesystem": "file system"}.get(kind, kind)
         raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")
     extension = plugin.with_names(".acmebox")
     same = [one.name for one in registry.formats.values() if extension in one.extensions]
@@ -179,3 +182,7 @@ def _refuse_taken(kind: str, plugin: NewPlugin, registry: Registry) -> None:
             f"a plugin of the name {name!r}, or its distribution {plugin.distribution!r}, exists.",
             hint="Choose another name.",
         )
+
+
+def _schemes(registry: Registry) -> set[str]:
+    return {scheme for system in registry.filesystems.values() for scheme in system.schemes}

@@ -226,7 +226,7 @@ def plugin_lines(document: Mapping[str, Any]) -> list[str]:
         origin = f"{plugin['distribution']} {plugin['version']}".rstrip()
         lines.append(f"{plugin['name']} ({origin})")
         provided: dict[str, list[str]] = {}
-        for what, _, name in (text.partition(" ") for text in plugin["provides"]):
+        for what, _, name in (text.rpartition(" ") for text in plugin["provides"]):  # names have no spaces
             provided.setdefault(what, []).append(name.strip("'"))
         lines += [f"  {what}: {', '.join(names)}" for what, names in provided.items()]
     failures = [

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.conversion.inputs import opened
+from bridge_core.conversion.inputs import located, opened
 from bridge_core.conversion.library_guidance import guidance, guidance_of_file
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.planning import complete_plan, model_is_template
 from bridge_core.errors import UsageError
+from bridge_core.io import shown_path
 from bridge_core.messages import listed
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry, given_registry
@@ -95,6 +95,7 @@ def verify(
         allow_inexact=allow_inexact,
     )
     ruled, chosen = as_rules(rules), given_only(only)
+    src, dst = located(src, registry), located(dst, registry)
     if recipe is not None:
         from bridge_core.conversion.recipes import with_recipe
     with (
@@ -137,11 +138,11 @@ def _unknown_layout(dst: Any, result: FlatState, registry: Registry) -> UsageErr
         "does "
         f"not record it, and its keys ({keys}) do not show it."
     )
-    is_path = isinstance(dst, str | os.PathLike)
-    opened_with = f'open_state("{os.fspath(dst)}", layout="{names[0]}")' if is_path else "layout="
+    where = shown_path(dst)
+    opened_with = f'open_state("{where}", layout="{names[0]}")' if where is not None else "layout="
     return UsageError(
         text,
-        path=dst if is_path else None,
+        path=where,
         hint=(
             "Convert the source again and compare the two files with ckptbridge diff; or, in Python, give "
             "the "

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
-from bridge_core.conversion.inputs import opened, refuse_empty
+from bridge_core.checkpoint import WriteOptions, as_destined, guided, write_checkpoint
+from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.source_plan import plan_source
 from bridge_core.errors import PlanError
+from bridge_core.io import RemotePath
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -54,10 +55,11 @@ def plan_conversion(
     Only headers are read, and the values of tied tensors that are stored twice.
 
     Args:
-        source: A path, a state, a mapping from keys to arrays, or a live object; it is not changed.
+        source: A path or URL (see `open_state`), a state, a mapping from keys to arrays, or a live object; it
+            is not changed.
         to: The target's layout: ``"neutral"`` or the name of a framework.
-        like: The target's template: a path, a state or a live object, of which only keys, shapes and dtypes
-            are used. None for no template.
+        like: The target's template: a path or URL, a state or a live object, of which only keys, shapes and
+            dtypes are used. None for no template.
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
             evidence) or of the target's (it is the template). For a checkpoint of a model library with an
             installed adapter: the name of the model class, ``"auto"`` for the class that the folder names,
@@ -114,7 +116,7 @@ def plan_conversion(
     )
     options = ConversionOptions(
         to,
-        like,
+        located(like, registry),
         model,
         as_rules(rules),
         permissions,
@@ -123,6 +125,7 @@ def plan_conversion(
         recipe=recipe,
         only=given_only(only),
     )
+    source = located(source, registry)
     with opened(
         source, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as state:
@@ -165,11 +168,20 @@ def convert(
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
 
-    The destination appears when it is complete, or not at all.
+    The destination appears when it is complete, or not at all. At a URL each file is written to a local
+    temporary file, read back and compared there, and then uploaded, the index last; so the local disk needs
+    room for one file, in the folder that ``TMPDIR`` names. The server compares what it stores with what was
+    sent, where it can. If the conversion fails or is interrupted, what was uploaded is removed. On the hub
+    all files are one commit, for which the local disk needs room for all of them.
+
+    An object store replaces one file in one step, and never several. With ``overwrite`` the new shards
+    therefore get names that are not in use, and until the index is replaced a reader sees the old checkpoint;
+    files such as ``config.json`` that have other content than before are replaced right before the index.
 
     Args:
-        src: A path, a state, a mapping from keys to arrays, or a live object; it is not changed.
-        dst: A file, or a folder for sharded sets.
+        src: As ``source`` of `plan_conversion`.
+        dst: A file, or a folder for sharded sets; or the URL of one at a store, such as
+            ``s3://bucket/model/``, where a folder ends with a slash unless it exists.
         to: The target's layout: ``"neutral"`` or the name of a framework.
         format: Name of the destination's format; None for that of its suffix, or else of the target.
         like: As in `plan_conversion`.
@@ -187,7 +199,7 @@ def convert(
             target names -> name of a dtype, as ``{"img.**": "float32", "**": "bfloat16"}``: the last pattern
             that matches decides, and ``"**"`` is for the rest. None for no cast.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
-            (2^30); None for one file.
+            (2^30); None for one file, and for 5GB in a folder at a URL.
         workers: Number of threads; None for the available processors, at most four.
         max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
         overwrite: Whether an existing destination may be replaced.
@@ -213,6 +225,7 @@ def convert(
         UsageError: As in `plan_conversion`.
     """
     registry = given_registry(registry)
+    destined = as_destined(dst, registry)
     permissions = Permissions.of(
         accept_guesses,
         allow_missing,
@@ -223,7 +236,7 @@ def convert(
     )
     options = ConversionOptions(
         to,
-        like,
+        located(like, registry),
         model,
         as_rules(rules),
         permissions,
@@ -236,6 +249,7 @@ def convert(
     writing = WriteOptions(
         format, max_shard_size, workers, max_ram, overwrite, verify, progress, step=to_step, item=to_item
     )
+    src = located(src, registry)
     with opened(
         src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as source:
@@ -244,12 +258,13 @@ def convert(
         result = plan.apply(state)
         with (
             guided(
-                writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
+                writing, known, source, destined, registry, layout=result.layout, follow_links=follow_links
             ) as writing,
             _naming_rule(plan),
         ):
-            saved = write_checkpoint(result, dst, writing, registry)
-    sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
+            saved = write_checkpoint(result, destined, writing, registry)
+    folder = destined if isinstance(destined, RemotePath) else Path(destined)
+    sidecar_files = tuple(folder / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)
 
 

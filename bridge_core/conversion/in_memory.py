@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from bridge_core.conversion.inputs import state_of, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
 from bridge_core.errors import BridgeError, ConversionWarning, UsageError
+from bridge_core.io import is_location, shown_path
 from bridge_core.messages import for_memory
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -125,9 +125,9 @@ def from_neutral(
             f"expected a neutral state, got one in the layout {state.layout!r}.",
             hint="Convert it with to_neutral first.",
         )
-    if isinstance(like, str | os.PathLike):
+    if is_location(like):
         raise UsageError(
-            f"expected like= to be a live object of {framework}, got the path {os.fspath(like)!r}.",
+            f"expected like= to be a live object of {framework}, got the path {shown_path(like)!r}.",
             hint="Load it with the framework first, or use bridge_core.convert, whose like= may be a path.",
         )
     state = state.replace(layout="neutral")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bridge_core.checkpoint import open_state
+from bridge_core.checkpoint import locate, open_state
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import BridgeError, ConversionError, UsageError
+from bridge_core.io import is_location, scheme_of, shown_path
 from bridge_core.plugins import Framework, Registry, TrainStates, weights_of
 from bridge_core.state import (
     FlatState,
@@ -25,7 +25,19 @@ from bridge_core.state import (
     unflatten_tree,
 )
 
-__all__ = ["known_module", "opened", "refuse_empty", "state_of", "template_of", "weights_in"]
+__all__ = ["known_module", "located", "opened", "refuse_empty", "state_of", "template_of", "weights_in"]
+
+
+def located(value: Any, registry: Registry) -> Any:
+    """Return where the URL that a user gives is, and every other value unchanged.
+
+    What was asked of a server is remembered by the result, so that a source is located once for a conversion,
+    and seen in one version.
+
+    Raises:
+        MissingDependency, UsageError, AccessDenied, RemoteFailure: As `locate`.
+    """
+    return locate(value, registry) if isinstance(value, str) and scheme_of(value) else value
 
 
 def state_of(
@@ -42,7 +54,7 @@ def state_of(
     """Return the state of a path, a state, a mapping or a live object.
 
     Args:
-        value: A path, a FlatState, a mapping from keys to arrays, or a framework's live object.
+        value: A path or URL, a FlatState, a mapping from keys to arrays, or a framework's live object.
         registry: Where formats and adapters are found.
         layout: The layout; None for the one that the value has.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
@@ -58,9 +70,9 @@ def state_of(
     """
     if layout is not None:
         registry.require_layout(layout, "layout")
-    if isinstance(value, str | os.PathLike):
+    if is_location(value):
         open_all = functools.partial(
-            open_state, value, registry=registry, follow_links=follow_links, step=step
+            open_state, located(value, registry), registry=registry, follow_links=follow_links, step=step
         )
         state = open_all(layout=layout, entry=entry)
         if purpose is not None:
@@ -242,7 +254,7 @@ def opened(
     try:
         yield state
     finally:
-        if isinstance(value, str | os.PathLike):
+        if is_location(value):
             state.close()
 
 
@@ -252,11 +264,11 @@ def refuse_empty(source: Any, state: FlatState) -> None:
     Raises:
         ConversionError: The file or folder holds no tensor.
     """
-    if isinstance(source, str | os.PathLike) and not state:
+    if is_location(source) and not state:
         left_out = "".join(f" {note[:1].upper()}{note[1:]}." for note in state.metadata.notes)
         raise ConversionError(
             f"the file does not hold a tensor, so there is nothing to convert.{left_out}",
-            path=state.metadata.provenance.get("path", source),
+            path=state.metadata.provenance.get("path") or shown_path(source),
             hint="Give the file that holds the weights.",
         )
 
@@ -275,13 +287,13 @@ def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatS
         if state.layout not in (None, framework):
             raise UsageError(
                 f"expected a template in the layout {framework!r}, got one in the layout {state.layout!r}.",
-                path=like if isinstance(like, str | os.PathLike) else None,
+                path=shown_path(like),
                 hint=f"Pass weights of a {framework} model as like= (--like), or convert to {state.layout}.",
             )
         if not state:
             raise UsageError(
                 "the template holds no tensor.",
-                path=like if isinstance(like, str | os.PathLike) else None,
+                path=shown_path(like),
                 hint=f"Pass weights of a {framework} model as like= (--like).",
             )
         yield state.replace(layout=framework)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge_core.checkpoint import location_of
 from bridge_core.conversion.model_factory import load_factory
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import BadInputError, BridgeError, MissingDependency, PluginError, UsageError
-from bridge_core.io import system_failures
+from bridge_core.io import (
+    Location,
+    RemotePath,
+    exists_beside,
+    is_location,
+    shown_path,
+    system_failures,
+)
 from bridge_core.plugins import Checkpoint, Guidance, Library, Registry
 from bridge_core.state import FlatState
 
 if TYPE_CHECKING:
+    import os
+
     from bridge_core.plan import Plan
     from bridge_core.rules import Rule
 
@@ -53,13 +62,13 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
         return Guidance()
     if name is not None and ":" in name:
         return Guidance(model=load_factory(name))
-    where = state.metadata.provenance.get("path")
-    is_path = isinstance(source, str | os.PathLike)
+    where = location_of(state)
+    is_path = is_location(source)
     if is_path and where is not None:
-        folder = Path(where).absolute().parent
+        folder = where.absolute().parent
         model = None if name == "auto" else name
         checkpoint = _checkpoint(folder, state, options, model)
-        if name is not None or Path(source).is_dir():
+        if name is not None or _is_folder(source):
             known = _first_guidance(checkpoint, registry)
             if known is not None:
                 return known
@@ -68,12 +77,18 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     raise UsageError(
         f'model="{name}" (--model {name}) cannot be used: no adapter of a model library recognises this '
         f"checkpoint. Installed adapters: {', '.join(registry.libraries) or 'none'}.",
-        path=source if is_path else None,
+        path=shown_path(source),
         hint='For a model of your own, pass model="package.module:function" (--model PKG.MOD:FACTORY).',
     )
 
 
-def _checkpoint(folder: Path, state: FlatState, options: ConversionOptions, model: str | None) -> Checkpoint:
+def _is_folder(source: str | os.PathLike[str] | RemotePath) -> bool:
+    return (source if isinstance(source, RemotePath) else Path(source)).is_dir()
+
+
+def _checkpoint(
+    folder: Location, state: FlatState, options: ConversionOptions, model: str | None
+) -> Checkpoint:
     part = options.part
     selected = part.state if part is not None and part.selection.is_partial else None
     return Checkpoint(folder, state, options.to, model, options.main_dtype, selected)
@@ -110,11 +125,11 @@ def guidance_of_file(
         options: The caller's options.
         registry: Where libraries are found.
     """
-    where = state.metadata.provenance.get("path")
-    if where is None or options.model is not None or not isinstance(source, str | os.PathLike):
+    where = location_of(state)
+    if where is None or options.model is not None or not is_location(source):
         return None
-    path = Path(where).absolute()
-    if Path(source).is_dir() or not registry.libraries or not _stands_for(path.parent, path.name, registry):
+    path = where.absolute()
+    if _is_folder(source) or not registry.libraries or not _stands_for(path.parent, path.name, registry):
         return None
     try:
         return _first_guidance(_checkpoint(path.parent, state, options, None), registry)
@@ -134,10 +149,10 @@ def with_config_way(
         known: What a library adds for the source.
         registry: Where libraries are found.
     """
-    if not isinstance(source, str | os.PathLike):
+    if not is_location(source):
         return plan
-    path = Path(source)
-    has_config = ((path if path.is_dir() else path.parent) / _CONFIG).is_file()
+    path = source if isinstance(source, RemotePath) else Path(source)
+    has_config = exists_beside((path if path.is_dir() else path.parent) / _CONFIG)
     ways: list[tuple[str, str]] = []
     is_guided = known.like is not None and options.like is None and options.model in (None, "auto")
     if is_guided and (plan.missing or plan.unexpected or plan.mismatched):
@@ -160,7 +175,7 @@ def _way_of_class(where: str, known: Guidance) -> str:
     )
 
 
-def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
+def _stands_for(folder: Location, name: str, registry: Registry) -> bool:
     """Return whether a folder's config is that of a file: the name is a usual one of complete weights."""
     from bridge_core.checkpoint import is_weights_name, part_of
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import Saved
+from bridge_core.io import Location
 from bridge_core.messages import count, folded, size_text
 from bridge_core.plan import Dropped, Plan, PlanWarning
 from bridge_core.public import renamed
@@ -23,8 +23,8 @@ class Report:
     """What a conversion did.
 
     Args:
-        files: Paths of the files of weights, the index last.
-        sidecar_files: Paths of the files, such as a config, that were copied next to the weights.
+        files: Where the files of weights are, the index last.
+        sidecar_files: Where the files are, such as a config, that were copied next to the weights.
         format: Name of the format of the files.
         source_layout: Layout of the source.
         target_layout: Layout of the target.
@@ -46,8 +46,8 @@ class Report:
         selection: The part of the source that was converted; None for all.
     """
 
-    files: tuple[Path, ...]
-    sidecar_files: tuple[Path, ...]
+    files: tuple[Location, ...]
+    sidecar_files: tuple[Location, ...]
     format: str
     source_layout: str
     target_layout: str
@@ -68,7 +68,7 @@ class Report:
     selection: Selection | None = None
 
     @classmethod
-    def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Path, ...], *, verified: bool) -> Report:
+    def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Location, ...], *, verified: bool) -> Report:
         """Return the report of a plan that was run and saved."""
         tied = plan.metadata.ties
         overflow = _overflow(saved)

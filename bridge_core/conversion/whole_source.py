@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bridge_core.checkpoint import Part, part_of
+from bridge_core.checkpoint import Part, location_of, part_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_layers import settings_beside
 from bridge_core.errors import BadInputError, ShardError, UnsupportedFeature
@@ -23,9 +21,10 @@ def require_whole(state: FlatState, options: ConversionOptions) -> None:
         ShardError: The file is a part of a model, or the index names files that do not exist.
         UnsupportedFeature: The file is an adapter.
     """
-    where = state.metadata.provenance["path"]
+    where = location_of(state)
+    assert where is not None, "the state was opened"
     absent = state.metadata.provenance.get("part")
-    part = _few_shards(absent) if absent is not None else part_of(Path(where))
+    part = _few_shards(absent) if absent is not None else part_of(where)
     if part is None or _is_allowed(part, state, options):
         return
     kind: type[BadInputError] = ShardError

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Container, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from bridge_core.errors import ShardError
-from bridge_core.io import control_file, system_failures, unfinished_downloads
+from bridge_core.io import Location, RemotePath, control_file, system_failures, unfinished_downloads
 from bridge_core.messages import count, listed
 
 __all__ = ["ShardFolder", "ShardName", "check_complete", "compare_folder", "shard_name"]
@@ -23,11 +22,22 @@ class ShardName(NamedTuple):
     number: int
     total: int
     tail: str
+    digits: int
+    """Digits of the total, zeros before it included: two sets in a folder may differ in these only."""
 
     @property
-    def set_name(self) -> tuple[str, int, str]:
+    def set_name(self) -> SetName:
         """The parts that the names of one set have in common."""
-        return (self.head, self.total, self.tail)
+        return SetName(self.head, self.total, self.tail, self.digits)
+
+
+class SetName(NamedTuple):
+    """What the names of the shards of one set have in common; see `ShardName`."""
+
+    head: str
+    total: int
+    tail: str
+    digits: int
 
 
 class ShardFolder(NamedTuple):
@@ -46,13 +56,13 @@ def shard_name(name: str) -> ShardName | None:
     """Return the parts of a shard's file name; None for other file names.
 
     >>> shard_name("model-00002-of-00003.safetensors")
-    ShardName(head='model-', number=2, total=3, tail='.safetensors')
+    ShardName(head='model-', number=2, total=3, tail='.safetensors', digits=5)
     """
     match = re.fullmatch(_NUMBERED, name) if "of" in name else None
-    return ShardName(match[1], int(match[2]), int(match[3]), match[4]) if match else None
+    return ShardName(match[1], int(match[2]), int(match[3]), match[4], len(match[3])) if match else None
 
 
-def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFolder:
+def compare_folder(names: Iterable[str], folder: Location, *, index: str) -> ShardFolder:
     """Compare the shards that an index names with the files that are numbered like them.
 
     Args:
@@ -65,7 +75,7 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
         SystemFailure: The folder cannot be listed.
     """
     names = set(names)
-    sets: dict[tuple[str, int, str], set[int]] = {}
+    sets: dict[SetName, set[int]] = {}
     for shard in map(shard_name, names):
         if shard is not None:
             sets.setdefault(shard.set_name, set()).add(shard.number)
@@ -81,11 +91,11 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
         )
     absent = ", ".join(
         f"{len(numbers)} of the {total} shards that the name '{head}N-of-{total}{tail}' counts"
-        for (head, total, tail), numbers in sets.items()
+        for (head, total, tail, _), numbers in sets.items()
         if len(numbers) < total
     )
     notes = (
-        [f"shards of a set of another size are in the same folder, and were not read: {listed(leftover)}"]
+        [f"shards of another set are in the same folder, and were not read: {listed(leftover)}"]
         if leftover
         else []
     )
@@ -93,7 +103,7 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
     return ShardFolder(tuple(notes), absent)
 
 
-def check_complete(names: Iterable[str], folder: Path, *, index: str) -> None:
+def check_complete(names: Iterable[str], folder: Location, *, index: str) -> None:
     """Check that every shard exists, and that none is still being downloaded.
 
     Args:
@@ -105,6 +115,8 @@ def check_complete(names: Iterable[str], folder: Path, *, index: str) -> None:
         ShardError: A shard is missing, or its download is not finished.
     """
     names = tuple(names)
+    if isinstance(folder, RemotePath):
+        _listed(folder)  # one request, which answers for all shards
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         begun = unfinished_downloads(folder, missing)
@@ -126,18 +138,24 @@ def check_complete(names: Iterable[str], folder: Path, *, index: str) -> None:
 
 
 def _other_shards(
-    names: Container[str], sets: Collection[tuple[str, int, str]], folder: Path
+    names: Container[str], sets: Collection[SetName], folder: Location
 ) -> tuple[list[str], list[str]]:
-    """Return other files of these sets, and files of sets that differ only in their size."""
-    frames = {(head, tail) for head, _, tail in sets}
+    """Return other files of these sets, and files of sets that differ only in their size or in digits."""
+    frames = {(one.head, one.tail) for one in sets}
     omitted: list[str] = []
     leftover: list[str] = []
-    with system_failures(folder, "listing the folder"):
-        files = sorted(entry.name for entry in folder.iterdir())
-    for name in files:
+    for name in _listed(folder):
         shard = shard_name(name)
         if shard is None or name in names or (shard.head, shard.tail) not in frames:
             continue
         if (folder / name).is_file():
             (omitted if shard.set_name in sets else leftover).append(name)
     return omitted, leftover
+
+
+def _listed(folder: Location) -> list[str]:
+    """Return the names in a folder, sorted; none of one at a URL that its server does not list."""
+    if isinstance(folder, RemotePath):
+        return list(folder.listed_names())
+    with system_failures(folder, "listing the folder"):
+        return sorted(entry.name for entry in folder.iterdir())

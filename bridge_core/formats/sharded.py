@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bridge_core.errors import FileWarning, KeyConflict, LimitExceeded, MalformedFile, ShardError, UsageError
+from bridge_core.errors import FileWarning, KeyConflict, MalformedFile, ShardError, UsageError
 from bridge_core.formats.base import Format, ShardNames
-from bridge_core.formats.index_values import check_shard_name, check_tensor_name, check_text, total_size
+from bridge_core.formats.index_values import check_text
 from bridge_core.formats.shard_folder import ShardFolder, check_complete, compare_folder
-from bridge_core.io import SourceFile, open_listed, parse_json
-from bridge_core.messages import count, listed, shown
+from bridge_core.formats.shard_index import ShardIndex, read_shard_index
+from bridge_core.io import Location, SourceFile, open_listed
+from bridge_core.messages import count, listed
 from bridge_core.state import (
     MARKER,
     PACKED,
@@ -31,14 +31,10 @@ from bridge_core.state import (
     dump_metadata,
     flat_names,
     join_key,
-    load_metadata,
     separator_of,
 )
 
 __all__ = ["index_text", "open_sharded", "OpenShard", "partition", "shard_state"]
-
-_LARGEST_INDEX = 100 << 20
-"""Bytes."""
 
 OpenShard = Callable[[SourceFile, Format | None], tuple[Format, FlatState]]
 """Opens a file: as the given format, or as the format of its content if None is given."""
@@ -67,7 +63,7 @@ def open_sharded(
         UnsafeFile: The index names something other than a plain file in its folder.
     """
     with file:
-        index = _read_index(file)
+        index = read_shard_index(file)
     folder = file.path.parent
     by_name = next((f for f in formats if f.names and file.path.name == f.names.index), None)
     sources = _open_files(index, folder, file, follow_links)
@@ -97,18 +93,11 @@ def open_sharded(
 
 
 @dataclass(frozen=True)
-class _Index:
-    weight_map: Mapping[str, str]
-    total_size: int | None
-    marker: tuple[str | None, StateMetadata, bool] | None
-
-
-@dataclass(frozen=True)
 class _Shards:
     """The ``close`` of a merged state: closes all shards, and checks that they are unchanged."""
 
     states: tuple[FlatState, ...]
-    identities: frozenset[tuple[int, int]]
+    identities: frozenset[Hashable]
 
     def __call__(self) -> None:
         for state in self.states:
@@ -119,50 +108,9 @@ class _Shards:
             state.check_unchanged()
 
 
-def _read_index(file: SourceFile) -> _Index:
-    if file.size > _LARGEST_INDEX:
-        raise LimitExceeded(
-            f"expected an index of at most {_LARGEST_INDEX} bytes, got {file.size}.", path=file.name
-        )
-    document = parse_json(file.read(0, file.size), path=file.name, what="the index")
-    weight_map = document.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        problem = (
-            "'weight_map' is missing"
-            if weight_map is None
-            else f"expected an object from tensors to shards as 'weight_map', got {shown(weight_map)}"
-        )
-        raise MalformedFile(
-            f"this JSON is not the index of a sharded set: {problem}.",
-            path=file.name,
-            hint="Give the file of weights, or the index of a sharded set.",
-        )
-    for key, shard in weight_map.items():
-        check_tensor_name(key, file.name)
-        if not isinstance(shard, str):
-            raise MalformedFile(
-                f"expected a file name in 'weight_map', got {shown(shard)}.", path=file.name, key=key
-            )
-    for shard in dict.fromkeys(weight_map.values()):
-        check_shard_name(shard, file)
-    described = document.get("metadata")
-    if described is not None and not isinstance(described, dict):
-        raise MalformedFile(
-            f"expected an object as 'metadata' in the index, got {shown(described)}.", path=file.name
-        )
-    marker = (described or {}).get(MARKER)
-    if marker is not None and not isinstance(marker, str):
-        raise MalformedFile(
-            f"expected a text as 'metadata.{MARKER}' in the index, got {shown(marker)}.", path=file.name
-        )
-    return _Index(
-        weight_map,
-        total_size((described or {}).get("total_size"), file.name),
-        None if marker is None else load_metadata(marker, path=file.name),
-    )
-
-
-def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: bool) -> dict[str, SourceFile]:
+def _open_files(
+    index: ShardIndex, folder: Location, file: SourceFile, follow_links: bool
+) -> dict[str, SourceFile]:
     """Open all shards; on an error none stays open."""
     names = dict.fromkeys(index.weight_map.values())
     check_complete(names, folder, index=file.name)
@@ -188,7 +136,7 @@ def _with_notes(state: FlatState, folder: ShardFolder) -> FlatState:
 
 
 def _merge(
-    index: _Index, states: Mapping[str, FlatState], names: ShardNames | None, path: str, close: _Shards
+    index: ShardIndex, states: Mapping[str, FlatState], names: ShardNames | None, path: str, close: _Shards
 ) -> FlatState:
     escaped = index.marker is not None and index.marker[2]
     separator = names.separator if names else "."
@@ -232,7 +180,7 @@ def _merge(
     return FlatState(tensors, layout=layout, metadata=metadata, close=close)
 
 
-def _split_alike(index: _Index, states: Mapping[str, FlatState]) -> Mapping[str, FlatState]:
+def _split_alike(index: ShardIndex, states: Mapping[str, FlatState]) -> Mapping[str, FlatState]:
     """Return the shards with names split by the separator that all names of the set show."""
     slashed = {
         shard: {key: "/".join(key) for key in state}
@@ -251,7 +199,7 @@ def _split_alike(index: _Index, states: Mapping[str, FlatState]) -> Mapping[str,
 
 
 def _compare(
-    index: _Index,
+    index: ShardIndex,
     holders: Mapping[str, list[tuple[str, Key]]],
     states: Mapping[str, FlatState],
     path: str,
@@ -371,11 +319,18 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
-    """Return the state of one shard's file: its tensors and ties, without other metadata."""
+    """Return the state of one shard's file: its tensors and ties, without other metadata.
+
+    Args:
+        state: The state of all shards.
+        keys: The keys of one shard, in the order of the state.
+    """
     known = state.metadata
     own = {"": "/"} if known.separator(state.layout) == "/" else {}
     metadata = StateMetadata(ties=known.ties, extra=known.extra, separators=own)
-    return state.replace(metadata=metadata).select(keys)
+    # Only what the shard holds is looked through: selecting from a large state costs as much as the state.
+    part = {key: state.tensor(key) for key in keys}
+    return state.replace(tensors=part, metadata=metadata).select(part)
 
 
 def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) -> bytes:

@@ -47,6 +47,10 @@ FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 _FULL = (FULL16, FULL16, FULL32, FULL32)
 _CHUNK = 1 << 20
 _FIRST_CHUNK = 10_000
+_SMALL_MEMBER = 16 << 10
+"""Bytes of a member that are fetched with its header, which joins the headers before and after it."""
+_FIRST_BYTES = 512
+"""Bytes of a member that are fetched with its header: what precedes an array in the member, for one."""
 _FETCH_AGAIN = "The file is damaged or was cut off: fetch it again."
 
 _ENCRYPTED, _STREAMED, UTF8 = 0x1, 0x8, 0x800
@@ -91,6 +95,8 @@ def read_members(
         LimitExceeded: The directory is larger than any archive of weights needs.
     """
     raw, start, entries = read_directory(file, longer)
+    if file.is_remote:
+        _announce_headers(raw, entries, file, encoding)
     members: dict[str, ZipMember] = {}
     places: list[tuple[int, int]] = []
     position = 0
@@ -131,7 +137,7 @@ def read_directory(file: SourceFile, longer: type[MalformedFile] = MalformedFile
         UnsupportedFeature: The archive spans several disks.
         LimitExceeded: The directory is larger than any archive of weights needs.
     """
-    tail = file.read(max(0, file.size - END.size - _MAX_COMMENT), min(file.size, END.size + _MAX_COMMENT))
+    tail = _tail(file)
     at = len(tail)
     while True:
         at = tail.rfind(b"PK\5\6", 0, at)
@@ -183,6 +189,16 @@ def read_directory(file: SourceFile, longer: type[MalformedFile] = MalformedFile
             path=file.name,
         )
     return file.read(start, size), start, entries
+
+
+def _tail(file: SourceFile) -> bytes:
+    """Return the end of a file that the end of an archive is in; of a file at a server no more than that."""
+    if file.is_remote and file.size >= END.size:
+        tail = file.read(file.size - END.size, END.size)
+        if tail.startswith(b"PK\5\6") and tail.endswith(b"\0\0"):
+            return tail
+    nbytes = min(file.size, END.size + _MAX_COMMENT)
+    return file.read(file.size - nbytes, nbytes)
 
 
 def _without_end(tail: bytes, file: SourceFile, longer: type[MalformedFile]) -> MalformedFile:
@@ -254,6 +270,16 @@ def _entry(raw: bytes, at: int, file: SourceFile, encoding: str) -> tuple[ZipMem
             hint=_FETCH_AGAIN,
         )
     return ZipMember(name, method, crc, size, stored, header), raw_name, flags, stop
+
+
+def _announce_headers(raw: bytes, entries: int, file: SourceFile, encoding: str) -> None:
+    """Announce the members' own headers, so that they are fetched at the same time."""
+    position = 0
+    for _ in range(entries):
+        entry, raw_name, _, position = _entry(raw, position, file, encoding)
+        if entry.offset < file.size:
+            content = entry.stored if entry.stored <= _SMALL_MEMBER else _FIRST_BYTES
+            file.prefetch(entry.offset, LOCAL.size + len(raw_name) + content)
 
 
 def _content(entry: ZipMember, raw_name: bytes, flags: int, file: SourceFile) -> int:

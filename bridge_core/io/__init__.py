@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         is_unfinished as is_unfinished,
         unfinished_downloads as unfinished_downloads,
     )
+    from bridge_core.io.fetching import fetch_memory as fetch_memory, stopped_by as stopped_by
     from bridge_core.io.file_system import (
         CommitsFolders as CommitsFolders,
         FileSystem as FileSystem,
@@ -29,14 +30,25 @@ if TYPE_CHECKING:
         RemoteEntry as RemoteEntry,
         WritableFileSystem as WritableFileSystem,
     )
-    from bridge_core.io.location import Location as Location, open_location as open_location
+    from bridge_core.io.location import (
+        Location as Location,
+        exists_beside as exists_beside,
+        is_location as is_location,
+        names_beside as names_beside,
+        open_listed as open_listed,
+        open_location as open_location,
+        shown_path as shown_path,
+        size_of as size_of,
+    )
+    from bridge_core.io.range_parts import JOINED_GAP as JOINED_GAP
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
+    from bridge_core.io.remote_folder import RemoteFolder as RemoteFolder, folder_at as folder_at
     from bridge_core.io.remote_path import RemotePath as RemotePath
+    from bridge_core.io.retries import repeated as repeated
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
         nearest_file as nearest_file,
-        open_listed as open_listed,
     )
     from bridge_core.io.source_folder import SourceFolder as SourceFolder
     from bridge_core.io.strict_json import parse_json as parse_json
@@ -51,6 +63,7 @@ if TYPE_CHECKING:
         start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
+    from bridge_core.io.temporaries import scratch_folder as scratch_folder
     from bridge_core.io.toml_text import (
         TomlText as TomlText,
         parse_toml as parse_toml,
@@ -58,7 +71,12 @@ if TYPE_CHECKING:
         read_toml_head as read_toml_head,
         read_toml_text as read_toml_text,
     )
-    from bridge_core.io.urls import scheme_of as scheme_of, shown_url as shown_url
+    from bridge_core.io.urls import (
+        child_url as child_url,
+        parent_url as parent_url,
+        scheme_of as scheme_of,
+        shown_url as shown_url,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -68,18 +86,24 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
+            "fetching": "fetch_memory stopped_by",
             "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
-            "location": "Location open_location",
+            "location": "Location exists_beside is_location names_beside open_listed open_location "
+            "shown_path size_of",
+            "range_parts": "JOINED_GAP",
             "remote_file": "RemoteFile",
+            "remote_folder": "RemoteFolder folder_at",
             "remote_path": "RemotePath",
-            "source_file": "SourceFile is_plain_name nearest_file open_listed",
+            "retries": "repeated",
+            "source_file": "SourceFile is_plain_name nearest_file",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
+            "temporaries": "scratch_folder",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
-            "urls": "scheme_of shown_url",
+            "urls": "child_url parent_url scheme_of shown_url",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

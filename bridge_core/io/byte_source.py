@@ -27,6 +27,8 @@ class ByteSource(Protocol):
     """What must not change while the source is read; equal for two sources over the same storage."""
     can_copy: bool = False
     """Whether `copy_to` is worth a try."""
+    is_remote: bool = False
+    """Whether a read takes a request to a server, so that ranges should be announced with `prefetch`."""
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable contiguous buffer from ``offset``.

@@ -41,6 +41,7 @@ class _Checksummed(ByteSource):
         self.name = source.name
         self.size = source.size
         self.identity = source.identity
+        self.is_remote = getattr(source, "is_remote", False)  # not all classes inherit from the protocol
         self._source = source
         self._offset = offset
         self._nbytes = nbytes
@@ -93,7 +94,7 @@ class ChecksummedRange(_Checksummed):
         """
         view = memoryview(buffer).cast("B")
         while len(view):
-            part = view if self._verified else view[:_CHUNK]
+            part = view if self._verified or self.is_remote else view[:_CHUNK]
             self._source.read_into(offset, part)
             self.update(offset, part)
             offset += len(part)
@@ -132,6 +133,8 @@ class ChecksummedRange(_Checksummed):
             self._runs = _Runs()
         buffer = memoryview(bytearray(min(_CHUNK, self._nbytes)))
         for begin, end in tuple(self._runs.gaps(0, self._nbytes)):
+            if self.is_remote:
+                self._source.prefetch(self._offset + begin, end - begin)
             for at in range(begin, end, _CHUNK):
                 part = buffer[: min(_CHUNK, end - at)]
                 self._source.read_into(self._offset + at, part)

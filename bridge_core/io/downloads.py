@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from bridge_core.io.location import Location
+from bridge_core.io.remote_path import RemotePath
+
 __all__ = ["control_file", "is_unfinished", "unfinished_downloads"]
 
 _SUFFIXES = "incomplete|part|partial|tmp|temp|crdownload|opdownload|download|filepart|aria2|!qB|!ut"
@@ -24,16 +27,21 @@ def is_unfinished(name: str) -> bool:
     return re.fullmatch(rf"(?i).+\.({_SUFFIXES})(\.\d+)?", name) is not None
 
 
-def control_file(path: Path) -> Path | None:
+def control_file(path: Location) -> Location | None:
     """Return the control file of a file that is being downloaded in place, or None.
 
-    Such a file may have its full size before its content is complete.
+    Such a file may have its full size before its content is complete. Of one at a URL, what is known of its
+    folder decides, and the server is not asked.
     """
+    if isinstance(path, RemotePath):
+        seen = path.parent.seen_names()
+        names = (path.name + suffix for suffix in _CONTROL_FILES)
+        return next((path.with_name(name) for name in names if name in seen), None)
     control_files = (path.with_name(path.name + suffix) for suffix in _CONTROL_FILES)
     return next((file for file in control_files if os.path.lexists(file)), None)
 
 
-def unfinished_downloads(folder: Path, names: Iterable[str] | None = None) -> list[str]:
+def unfinished_downloads(folder: Location, names: Iterable[str] | None = None) -> list[str]:
     """Return the unfinished downloads of a folder.
 
     Those that Hugging Face's tools store elsewhere are included.
@@ -48,6 +56,8 @@ def unfinished_downloads(folder: Path, names: Iterable[str] | None = None) -> li
     """
     beginnings = ("",) if names is None else tuple(f"{name}." for name in names)
     downloads = [name for name in _names(folder) if is_unfinished(name) and name.startswith(beginnings)]
+    if isinstance(folder, RemotePath):
+        return sorted(downloads)
     for hub_folder in (_HUB, *_blobs(folder)):
         hub_names = _names(folder / hub_folder)
         downloads += [str(hub_folder / name) for name in hub_names if name.endswith(".incomplete")]
@@ -59,7 +69,9 @@ def _blobs(folder: Path) -> tuple[Path, ...]:
     return (Path("..", "..", "blobs"),) if folder.absolute().parent.name == "snapshots" else ()
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Location) -> list[str]:
+    if isinstance(folder, RemotePath):
+        return list(folder.seen_names())
     try:
         return [entry.name for entry in folder.iterdir()]
     except OSError:  # the names only complete a message

@@ -135,7 +135,7 @@ class CommitsFolders(FileSystem, Protocol):
     machine first, and then uploaded at once.
     """
 
-    def upload_folder(self, url: str, folder: Path, names: Sequence[str]) -> str:
+    def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:
         """Upload files of a local folder in one step, and return the URL at which exactly these are read.
 
         Files of the same names are replaced, and others stay. The server checks the bytes where it can.
@@ -144,6 +144,8 @@ class CommitsFolders(FileSystem, Protocol):
             url: The destination folder; not a URL that `pinned` returned.
             folder: The local folder.
             names: Paths of the files below it, with ``/``, at least one.
+            removed: Names of files of the destination folder that the same step removes; the argument is
+                left out where there are none.
 
         Raises:
             SourceNotFound: There is nothing to write into, such as a missing repository.

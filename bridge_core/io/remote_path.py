@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.errors import LimitExceeded, NeedsLocalPath, SourceNotFound
+from bridge_core.errors import AccessDenied, LimitExceeded, NeedsLocalPath, SourceNotFound
 from bridge_core.io.file_system import FileSystem, RemoteEntry
+from bridge_core.io.retries import repeated
 from bridge_core.io.urls import child_url, parent_url, shown_url, url_name
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RemotePath"]
 
+_Answer = TypeVar("_Answer")
+
+_ASKING = "asking the server for it"
 _LARGEST_TEXT = 100 << 20
 """Bytes of a file that `RemotePath.read_bytes` reads."""
 
@@ -23,8 +27,8 @@ _LARGEST_TEXT = 100 << 20
 class RemotePath:
     """A file or folder at a URL, used as a `pathlib.Path`.
 
-    What the server says of files and folders is asked once, and remembered by all paths that are made from
-    one: a checkpoint is seen as it was when it was opened.
+    The server is asked once about each file and folder, and its answers are remembered by all paths that are
+    made from one: a checkpoint is seen as it was when it was opened.
 
     Args:
         system: The file system.
@@ -35,6 +39,16 @@ class RemotePath:
         self.system = system
         self.url = url
         self._seen = _seen or _Seen(system)
+
+    @classmethod
+    def pinned(cls, system: FileSystem, url: str) -> RemotePath:
+        """Return the path of a URL, with a commit in place of a branch where the system has commits.
+
+        Raises:
+            SourceNotFound: There is no such thing to pin.
+            AccessDenied, RemoteFailure: The server does not answer.
+        """
+        return cls(system, repeated(lambda: system.pinned(url), _ASKING, shown_url(url)))
 
     @property
     def name(self) -> str:
@@ -105,7 +119,7 @@ class RemotePath:
         return False
 
     def entry(self) -> RemoteEntry | None:
-        """Return what the server says of it; None if there is nothing."""
+        """Return what the server answers about it; None if there is nothing."""
         return self._seen.entry(self.url)
 
     def iterdir(self) -> Iterator[RemotePath]:
@@ -114,7 +128,7 @@ class RemotePath:
         Raises:
             NeedsLocalPath: The server does not list folders.
         """
-        names = self._seen.names(self.url)
+        names = self.names()
         if names is None:
             raise NeedsLocalPath(
                 "the server does not list its folders, so that the weights in one cannot be found.",
@@ -123,6 +137,25 @@ class RemotePath:
             )
         for name in names:
             yield self / name
+
+    def names(self) -> tuple[str, ...] | None:
+        """Return the names in the folder, sorted; None if the server lists no folders.
+
+        Raises:
+            AccessDenied: The server does not permit listing it.
+        """
+        return self._seen.names(self.url)
+
+    def listed_names(self) -> tuple[str, ...]:
+        """Return the names in the folder, sorted; none where the server lists none or refuses to."""
+        try:
+            return self.names() or ()
+        except (AccessDenied, SourceNotFound):
+            return ()
+
+    def seen_names(self) -> tuple[str, ...]:
+        """Return the names in the folder that were listed before; the server is not asked."""
+        return self._seen.names(self.url, ask=False) or ()
 
     def open_source(self) -> RemoteFile:
         """Open the file.
@@ -150,6 +183,10 @@ class RemotePath:
         """Return the content of a small file as text."""
         return self.read_bytes().decode(encoding)
 
+    def once(self, make: Callable[[RemotePath], _Answer]) -> _Answer:
+        """Return what a function makes of the file, which is called the first time only."""
+        return self._seen.made(self, make)
+
     def _at(self, url: str) -> RemotePath:
         return RemotePath(self.system, url, _seen=self._seen)
 
@@ -170,25 +207,29 @@ class RemotePath:
 
 
 class _Seen:
-    """What a server said of files and folders, asked once each."""
+    """What a server said of files and folders, asked once each; a refusal is remembered as well."""
 
     def __init__(self, system: FileSystem) -> None:
         self._system = system
         self._lock = threading.Lock()
-        self._entries: dict[str, RemoteEntry | None] = {}
-        self._listed: dict[str, dict[str, RemoteEntry] | None] = {}
+        self._entries: dict[str, RemoteEntry | AccessDenied | None] = {}
+        self._listed: dict[str, dict[str, RemoteEntry] | AccessDenied | None] = {}
+        self._made: dict[tuple[str, Callable[..., Any]], Any] = {}
 
     def entry(self, url: str) -> RemoteEntry | None:
         key = url.rstrip("/")
         with self._lock:
-            if key in self._entries:
-                return self._entries[key]
+            is_known, answer = key in self._entries, self._entries.get(key)
             listing = self._listed.get(parent_url(url).rstrip("/"))
-        if listing is not None:
+        if not is_known and isinstance(listing, dict):
             return listing.get(url_name(url))
-        entry = self._asked(url)
-        with self._lock:
-            return self._entries.setdefault(key, entry)
+        if not is_known:
+            answer = _answer(
+                lambda: repeated(lambda: self._asked(url), "asking the server for it", shown_url(url))
+            )
+            with self._lock:
+                answer = self._entries.setdefault(key, answer)
+        return _unless_refused(answer)
 
     def _asked(self, url: str) -> RemoteEntry | None:
         try:
@@ -196,13 +237,42 @@ class _Seen:
         except SourceNotFound:
             return None
 
-    def names(self, url: str) -> tuple[str, ...] | None:
-        """Return the names in a folder, sorted; None if the server lists none."""
+    def names(self, url: str, *, ask: bool = True) -> tuple[str, ...] | None:
+        """Return the names in a folder, sorted; None if the server lists none, or was not to be asked."""
         key = url.rstrip("/")
-        if key not in self._listed:
-            entries = self._system.entries(url)
-            listing = None if entries is None else {entry.name: entry for entry in entries}
+        with self._lock:
+            is_known = key in self._listed
+        if not is_known and not ask:
+            return None
+        if not is_known:
+            doing = "listing the folder"
+            listing = _answer(lambda: repeated(lambda: self._listing(url), doing, shown_url(url)))
             with self._lock:
                 self._listed.setdefault(key, listing)
-        listing = self._listed[key]
-        return None if listing is None else tuple(sorted(listing))
+        names = _unless_refused(self._listed[key])
+        return None if names is None else tuple(sorted(names))
+
+    def made(self, place: RemotePath, make: Callable[[RemotePath], _Answer]) -> _Answer:
+        key = (place.url, make)
+        if key not in self._made:
+            self._made[key] = make(place)
+        made: _Answer = self._made[key]
+        return made
+
+    def _listing(self, url: str) -> dict[str, RemoteEntry] | None:
+        entries = self._system.entries(url)
+        return None if entries is None else {entry.name: entry for entry in entries}
+
+
+def _answer(ask: Callable[[], _Answer]) -> _Answer | AccessDenied:
+    """Return what a server answers, or its refusal."""
+    try:
+        return ask()
+    except AccessDenied as err:
+        return err
+
+
+def _unless_refused(answer: _Answer | AccessDenied) -> _Answer:
+    if isinstance(answer, AccessDenied):
+        raise AccessDenied(answer.message, path=answer.path, hint=answer.hint) from None
+    return answer

@@ -33,7 +33,7 @@ from bridge_core.io import syscalls
 from bridge_core.io.byte_source import ByteSource
 from bridge_core.public import renamed
 
-__all__ = ["is_plain_name", "nearest_file", "open_listed", "SourceFile"]
+__all__ = ["is_plain_name", "nearest_file", "SourceFile"]
 
 _MAX_READ = 1 << 30
 _NO_COPY = (*syscalls.UNSUPPORTED, errno.EXDEV, errno.EBADF, errno.EPERM)
@@ -312,42 +312,3 @@ def is_plain_name(name: str) -> bool:
         and name[-1] not in ". "
         and _DEVICES.fullmatch(name) is None
     )
-
-
-def open_listed(path: Path, *, follow_links: bool = False) -> SourceFile:
-    """Open a file that another file or a plugin names, and not the user.
-
-    A symbolic link may lead to any file of its folder, and from a snapshot of Hugging Face's cache to the
-    blobs of the same model.
-
-    Args:
-        path: The file.
-        follow_links: Whether a link may lead to any other folder as well.
-
-    Raises:
-        UnsafeFile: It is a link to another folder.
-        MalformedFile: It does not exist, is a special file, or is a link whose target does not exist.
-        SourceIsFolder: It is a folder.
-        SystemFailure: The system refuses to open it.
-    """
-    target = _link_target(path, follow_links) if path.is_symlink() else path
-    return SourceFile(target, name=str(path), follow=False)
-
-
-def _link_target(link: Path, follow_links: bool) -> Path:
-    try:
-        target = link.resolve()
-        folder = link.parent.resolve()
-    except (OSError, RuntimeError) as err:  # links in a circle
-        raise MalformedFile("the symbolic link leads to itself.", path=link) from err
-    allowed = [folder]
-    for parent in folder.parents:
-        if parent.name == "snapshots":
-            allowed.append(parent.parent / "blobs")
-    if not follow_links and not any(target.is_relative_to(parent) for parent in allowed):
-        raise UnsafeFile(
-            f"the symbolic link leads out of its folder, to {target}.",
-            path=link,
-            hint="Pass follow_links=True (--follow-links) if you trust it.",
-        )
-    return target

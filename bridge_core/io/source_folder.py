@@ -9,7 +9,7 @@ from bridge_core.errors import LimitExceeded, MalformedFile, UnsafeFile
 from bridge_core.io.source_file import SourceFile
 from bridge_core.io.system_errors import system_failures
 
-__all__ = ["SourceFolder"]
+__all__ = ["SourceFolder", "is_inside"]
 
 _MOST_ENTRIES = 2_000_000
 """Entries of one folder from which on it is not listed."""
@@ -82,7 +82,7 @@ class SourceFolder:
             UnsafeFile: The name or a symbolic link in it leads out of the folder.
         """
         parts = name.split("/")
-        if not all(_is_inside(part) for part in parts):
+        if not all(is_inside(part) for part in parts):
             raise UnsafeFile(
                 f"the name {name!r} leads out of the folder, or is not a valid name.", path=self.path
             )
@@ -155,10 +155,10 @@ def _within(root: Path) -> list[Path]:
     return [root, *(parent.parent / "blobs" for parent in snapshots)]
 
 
-def _is_inside(part: str) -> bool:
+def is_inside(part: str) -> bool:
     """Return whether one part of a name is an entry of a folder and nothing else.
 
-    >>> [_is_inside(part) for part in ("w", "", "..", "a\\0b")]
+    >>> [is_inside(part) for part in ("w", "", "..", "a\\0b")]
     [True, False, False, False]
     """
     return bool(part) and part not in (".", "..") and "\0" not in part and "/" not in part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
+from bridge_core.error_base import Named
 from bridge_core.errors import BridgeError, OutOfMemory, SystemFailure
 
 __all__ = ["system_failures"]
@@ -28,7 +29,7 @@ class system_failures:
 
     __slots__ = ("_doing", "_foreign", "_path")
 
-    def __init__(self, path: str | os.PathLike[str], doing: str, *, foreign: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str] | Named, doing: str, *, foreign: bool = False) -> None:
         self._path = path
         self._doing = doing
         self._foreign = foreign

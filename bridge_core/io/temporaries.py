@@ -8,18 +8,22 @@ age of what it wrote last.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bridge_core.errors import SystemFailure
 from bridge_core.io import syscalls
+from bridge_core.io.system_errors import system_failures
 
 __all__ = [
     "ABANDONED_SECONDS",
     "neighbour",
     "OLD",
     "remove",
+    "scratch_folder",
     "sweep",
     "TEMP_MARK",
     "temporary",
@@ -66,6 +70,34 @@ def temporary(final: Path, create: Callable[[Path], None]) -> Iterator[Path]:
             remove(path)
         if lock is not None and lock != _NO_LOCK:
             os.close(lock)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a private folder among the system's temporary files, and remove it afterwards.
+
+    What killed processes left there is removed first. ``TMPDIR`` names the folder of temporary files, as for
+    the module `tempfile`; if a failure of the block is that the disk is full, its hint mentions that.
+
+    Raises:
+        SystemFailure: The system refuses.
+    """
+    import tempfile
+
+    final = Path(tempfile.gettempdir()).resolve() / "upload"
+    with contextlib.ExitStack() as stack:
+        with system_failures(final.parent, "making a temporary folder"):
+            sweep(final)
+            path = stack.enter_context(temporary(final, lambda new: new.mkdir(mode=0o700)))
+        try:
+            yield path
+        except SystemFailure as err:
+            if err.errno == errno.ENOSPC:
+                err.hint = (
+                    f"Files are written to {final.parent} before they are uploaded: let TMPDIR name a folder "
+                    "with more room, or pass a smaller max_shard_size= (--max-shard-size)."
+                )
+            raise
 
 
 def neighbour(final: Path, kind: str = "") -> Path:

@@ -21,7 +21,7 @@ def scheme_of(text: str) -> str | None:
 
 
 def shown_url(url: str) -> str:
-    """Return a URL as messages, metadata and logs show it: without a password, a signature and a fragment.
+    """Return a URL as it is shown: without user name, password, signature and fragment.
 
     >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc")
     'https://host/w.npz'

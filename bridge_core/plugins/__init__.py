@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         WeightsChoice as WeightsChoice,
     )
     from bridge_core.plugins.framework_base import FrameworkBase as FrameworkBase
+    from bridge_core.plugins.guarded_file_system import guarded_system as guarded_system
     from bridge_core.plugins.guarded_tensors import closed_with as closed_with, guarded_state as guarded_state
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
     from bridge_core.plugins.kind_providers import (
@@ -70,6 +71,7 @@ else:
         {
             "framework": "Framework Relocating TrainStates TreeNaming WeightsChoice",
             "framework_base": "FrameworkBase",
+            "guarded_file_system": "guarded_system",
             "guarded_tensors": "closed_with guarded_state",
             "hookspecs": "hookimpl",
             "kind_providers": "missing_provider providers_of",

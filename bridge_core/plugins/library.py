@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bridge_core.errors import PluginError
-from bridge_core.io import is_plain_name
+from bridge_core.io import Location, is_plain_name
 from bridge_core.public import renamed
 from bridge_core.state import FlatState
 
@@ -27,7 +26,8 @@ class Checkpoint:
     """A checkpoint as a library sees it.
 
     Args:
-        folder: The folder of the weights and their sidecar files.
+        folder: The folder of the weights and their sidecar files. At a URL it is a `RemotePath`, which has
+            the methods of a `pathlib.Path` that read, and no name that a library could open.
         state: The weights, opened: keys and specs are known, and reading a tensor is possible.
         to: The layout to convert them to: a framework's name, or ``"neutral"``.
         model: Name of the model class that the caller asks for; None to go by the folder.
@@ -36,7 +36,7 @@ class Checkpoint:
             some only the first entries. None for all.
     """
 
-    folder: Path
+    folder: Location
     state: FlatState
     to: str
     model: str | None = None
@@ -140,8 +140,8 @@ class Library(Protocol):
     def guide(self, checkpoint: Checkpoint) -> Guidance | None:
         """Return what is known of a checkpoint, or None for one that is not this library's.
 
-        Only files of the folder itself may be read. An adapter uses no network, and runs no code from the
-        checkpoint.
+        Only files of the folder itself may be read, through its methods, and only small ones such as a config
+        of one at a URL. An adapter uses no network of its own, and runs no code from the checkpoint.
 
         Args:
             checkpoint: The folder, its state, and the class that the caller names.

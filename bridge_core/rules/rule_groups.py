@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError, UsageError
-from bridge_core.io import TomlText, parse_toml, read_toml_text
+from bridge_core.io import TomlText, parse_toml, read_toml_text, scheme_of, shown_url
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.file_head import FileHead, read_head, size_names, with_sizes
 from bridge_core.rules.overlaps import overlapping
@@ -104,6 +104,12 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
             "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
         )
     name = os.fspath(path)
+    if scheme_of(name) and not os.path.lexists(name):
+        raise UsageError(
+            "expected the path of a rule file on this machine, got a URL.",
+            path=shown_url(name),
+            hint="Download the rule file first, and pass its path as rules= (--rules).",
+        )
     text = read_toml_text(name)
     given = {} if sizes is None else sizes
     # 1, 1.0 and True are equal, but do not mean the same.

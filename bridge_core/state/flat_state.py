@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bridge_core.errors import KeyConflict, UsageError, about_tensor
+from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.state.keys import Key, as_key, join_key, unknown_key
 from bridge_core.state.metadata import StateMetadata
 from bridge_core.state.regions import Index
-from bridge_core.state.tensors import Array, Tensor, TensorSpec, as_tensor, is_tensor, read_index
+from bridge_core.state.tensors import Array, Tensor, TensorSpec, read_index
+from bridge_core.state.wrapping import wrapped_tensors
+
+if TYPE_CHECKING:
+    from bridge_core.io import Location
 
 __all__ = ["FlatState", "as_state"]
 
@@ -29,6 +33,10 @@ class FlatState(Mapping[Key, Array]):
         metadata: What is known in addition to the tensors; None for nothing.
         close: Called by `close`; None if no file is open.
 
+    Attributes:
+        location: The file or folder that it was opened from, by which other files next to it are found; None
+            for a state in memory. A URL in it may hold credentials, which ``metadata.provenance`` does not.
+
     Raises:
         KeyConflict: Two names are the same key.
         UnsupportedFeature: A value is not an array of numbers or booleans.
@@ -44,9 +52,15 @@ class FlatState(Mapping[Key, Array]):
         close: Callable[[], None] | None = None,
     ) -> None:
         """Wrap every value."""
-        self._tensors, empty = _wrapped(tensors)
+        empty: tuple[Key, ...] = ()
+        self._tensors: dict[Key, Tensor]
+        if isinstance(tensors, FlatState):
+            self._tensors = dict(tensors._tensors)
+        else:
+            self._tensors, empty = wrapped_tensors(tensors)
         self.layout = layout
         self.metadata = metadata if metadata is not None else StateMetadata(empty=empty)
+        self.location: Location | None = None
         self._close = close
         self._joined: dict[str, list[Key]] | None = None
 
@@ -269,6 +283,7 @@ class FlatState(Mapping[Key, Array]):
             metadata=self.metadata if metadata is None else metadata,
             close=self._close,
         )
+        state.location = self.location
         if tensors is not None and metadata is None and self.metadata.ties:
             new, old = state._tensors, self._tensors
             ties = {
@@ -310,11 +325,11 @@ class FlatState(Mapping[Key, Array]):
         if self._close is not None:
             self._close()
 
-    def is_part(self, identity: tuple[int, int]) -> bool:
+    def is_part(self, identity: Hashable) -> bool:
         """Return whether a file is one of those of an open sharded set.
 
         Args:
-            identity: Device and inode.
+            identity: Device and inode, or URL and version.
         """
         return identity in getattr(self._close, "identities", ())
 
@@ -358,41 +373,3 @@ def as_state(value: Mapping[Any, Any], *, layout: str | None = None) -> FlatStat
     if isinstance(value, FlatState):
         return value if layout is None or value.layout == layout else value.replace(layout=layout)
     return FlatState(value, layout=layout)
-
-
-def _wrapped(tensors: Mapping[Any, Any]) -> tuple[dict[Key, Tensor], tuple[Key, ...]]:
-    """Return the tensors by key, and the paths of empty nodes."""
-    if isinstance(tensors, FlatState):
-        return dict(tensors._tensors), ()
-    if not isinstance(tensors, Mapping):
-        raise UsageError(
-            f"expected a FlatState or a mapping from keys to arrays, got {type(tensors).__name__}.",
-            hint='Pass a dict such as {"layers.0.weight": array}.',
-        )
-    wrapped: dict[Key, Tensor] = {}
-    sorts: dict[type, str] = {}
-    join = "".join
-    for key, value in tensors.items():
-        kind = type(value)
-        sort = sorts.get(kind)
-        if sort is None:
-            nested = kind in (list, tuple) or isinstance(value, Mapping)
-            sort = sorts[kind] = "nested" if nested else "tensor" if is_tensor(value) else "array"
-        if type(key) is not tuple or sort == "nested":
-            break
-        try:
-            join(key)
-        except TypeError:
-            break
-        wrapped[key] = value if sort == "tensor" else _as_tensor(key, value)
-    else:
-        return wrapped, ()
-    from bridge_core.state.nested_names import flatten_mapping
-
-    leaves, empty = flatten_mapping(tensors)
-    return {key: _as_tensor(key, value) for key, value in leaves.items()}, empty
-
-
-def _as_tensor(key: Key, value: Any) -> Tensor:
-    with about_tensor(key):
-        return as_tensor(value)

@@ -19,6 +19,12 @@ except ImportError as err:
 
 pytest.register_assert_rewrite(
     "bridge_core.testing.comparison",
+    "bridge_core.testing.file_system_entries",
+    "bridge_core.testing.file_system_errors",
+    "bridge_core.testing.file_system_harness",
+    "bridge_core.testing.file_system_reading",
+    "bridge_core.testing.file_system_writing",
+    "bridge_core.testing.file_systems",
     "bridge_core.testing.folders",
     "bridge_core.testing.format_damage",
     "bridge_core.testing.format_declarations",
@@ -45,7 +51,8 @@ pytest.register_assert_rewrite(
     "bridge_core.testing.values",
 )
 
-from bridge_core.testing.folders import FolderFormatContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.file_systems import FileSystemContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.folders import FolderFormatContract  # noqa: E402 - as above
 from bridge_core.testing.formats import FormatContract  # noqa: E402 - as above
 from bridge_core.testing.frameworks import FrameworkContract  # noqa: E402 - as above
 from bridge_core.testing.harness import read_state, write_state  # noqa: E402 - as above
@@ -67,6 +74,7 @@ __all__ = [
     "arrays",
     "bit_patterns",
     "flat_states",
+    "FileSystemContract",
     "FolderFormatContract",
     "FormatContract",
     "FrameworkContract",

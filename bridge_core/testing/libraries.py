@@ -215,7 +215,7 @@ class LibraryContract(ABC):
         """Whatever a file that is read contains: an answer, or a `BridgeError`."""
         for checkpoint in self._checkpoints(tmp_path):
             for name in self.read or self._sound(checkpoint).sidecar_files:
-                path = checkpoint.folder / name
+                path = _local(checkpoint) / name
                 content = path.read_bytes()
                 for damaged in (*_DAMAGE, *_damaged(content)):
                     path.write_bytes(damaged)
@@ -246,9 +246,9 @@ class LibraryContract(ABC):
     def test_asking_changes_nothing_in_the_folder(self, tmp_path: Path) -> None:
         """No file comes, goes, or is written to."""
         for checkpoint in self._checkpoints(tmp_path):
-            before = _snapshot(checkpoint.folder)
+            before = _snapshot(_local(checkpoint))
             self._known(checkpoint)
-            after = _snapshot(checkpoint.folder)
+            after = _snapshot(_local(checkpoint))
             changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
             assert not changed, f"asking changed {', '.join(changed)} in the folder: write nothing there"
 
@@ -281,13 +281,13 @@ class LibraryContract(ABC):
         for number, checkpoint in enumerate(self._checkpoints(tmp_path)):
             mark = tmp_path / f"ran-{number}"
             for name in _CODE:
-                (checkpoint.folder / name).write_text(
+                (_local(checkpoint) / name).write_text(
                     f"import pathlib\npathlib.Path({str(mark)!r}).write_text(__file__)\n"
                 )
             with contextlib.suppress(BridgeError):
                 self.library.guide(checkpoint)
             for name in _CODE:
-                (checkpoint.folder / name).unlink()
+                (_local(checkpoint) / name).unlink()
             assert not mark.exists(), (
                 f"{mark.read_text()} was run, a file of the checkpoint: never import or execute such files"
             )
@@ -368,6 +368,12 @@ def _check_same(source: FlatState, found: FlatState, first: Report, second: Repo
         spec = found.spec(key)
         alike = (source[other] for other in source if source.spec(other) == spec)
         assert any(same_bits(found[key], value) for value in alike), f"{'.'.join(key)} came from nowhere"
+
+
+def _local(checkpoint: Checkpoint) -> Path:
+    """Return the folder, which the test made on this machine."""
+    assert isinstance(checkpoint.folder, Path)
+    return checkpoint.folder
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

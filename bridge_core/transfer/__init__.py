@@ -21,6 +21,11 @@ if TYPE_CHECKING:
         overflow_message as overflow_message,
     )
     from bridge_core.transfer.progress import Meter as Meter, Progress as Progress
+    from bridge_core.transfer.remote_reading import (
+        announce_plans as announce_plans,
+        announce_region as announce_region,
+        sharing_memory as sharing_memory,
+    )
     from bridge_core.transfer.scatter import little_endian_bytes as little_endian_bytes
     from bridge_core.transfer.scratch import Scratch as Scratch, ScratchPool as ScratchPool
     from bridge_core.transfer.thread_pool import run_jobs as run_jobs
@@ -37,6 +42,7 @@ else:
             "folder_writer": "FolderWriter",
             "load": "LoadedTensor load_values overflow_message",
             "progress": "Meter Progress",
+            "remote_reading": "announce_plans announce_region sharing_memory",
             "scatter": "little_endian_bytes",
             "scratch": "Scratch ScratchPool",
             "thread_pool": "run_jobs",

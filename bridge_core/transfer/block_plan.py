@@ -19,6 +19,7 @@ from bridge_core.transfer.memory_order import (
     MemoryOrder,
     chunked_sources,
     first_source,
+    is_remote,
     memory_order_of,
 )
 
@@ -170,11 +171,13 @@ def plan_blocks(
         order = None
     cut_across = order if nbytes > max_bytes and not in_order else None
     block = min(COPY_BLOCK, max_bytes) if as_stored else max_bytes
-    if cut_across is not None:
+    if cut_across is not None and not is_remote(tensor):
         block = _largest_block(shape, cut_across, source, max_bytes)
     elements = max(1, block // itemsize)
     if nbytes <= elements * itemsize:
         box = shape
+    elif cut_across is not None and is_remote(tensor) and not cut_across.stacked:
+        box = _run_of_source(shape, cut_across.outer, elements)
     elif cut_across is not None:
         box = _box(shape, cut_across.inner, elements, itemsize)
     else:
@@ -254,6 +257,17 @@ def _largest_block(
     most = min(max_bytes * 3 // 2, 2 * max_bytes - _STRIPS)
     useful = shape[-1] * _SHORT_RUN <= most
     return max(max_bytes, min(most, shape[-1] * _GOOD_RUN)) if useful else max_bytes
+
+
+def _run_of_source(shape: tuple[int, ...], outer: int, elements: int) -> tuple[int, ...]:
+    """Return the shape of blocks that are one run of the source: fewer requests, and each byte once.
+
+    Many short writes to a local file cost less than one more request to a server.
+    """
+    row = regions.size(shape) // shape[outer]
+    if row > elements:
+        return regions.block_shape(shape, elements)
+    return tuple(max(1, elements // row) if axis == outer else n for axis, n in enumerate(shape))
 
 
 def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tuple[int, ...]:

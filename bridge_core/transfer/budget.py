@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge_core.errors import UsageError
 from bridge_core.io import processors
@@ -30,6 +30,7 @@ class Budget:
     Args:
         workers: Threads; None for one per processor that this process may use, at most four.
         max_ram: Bytes of all buffers together; None for 256 MiB.
+        is_shared: Whether half of ``max_ram`` is for what is fetched from servers.
 
     Raises:
         UsageError: ``workers`` is not an integer or less than 1, or ``max_ram`` less than 1 MB.
@@ -37,6 +38,7 @@ class Budget:
 
     workers: int | None = None
     max_ram: int | None = None
+    is_shared: bool = False
 
     def __post_init__(self) -> None:
         """Compare both values with the least that is allowed."""
@@ -62,7 +64,17 @@ class Budget:
     def block(self) -> int:
         """Bytes of the largest block that a thread handles at once."""
         share = (self.max_ram or _DEFAULT_MAX_RAM) // (self.threads * _COPIES)
-        return max(_SMALLEST_BLOCK, share)
+        return max(_SMALLEST_BLOCK, share // 2 if self.is_shared else share)
+
+    @property
+    def fetch_nbytes(self) -> int:
+        """Bytes of what is fetched from servers, if `beside_fetches` is used for the rest."""
+        return (self.max_ram or _DEFAULT_MAX_RAM) // 2
+
+    @property
+    def beside_fetches(self) -> Budget:
+        """The same budget, of which what is fetched from servers takes a share."""
+        return replace(self, is_shared=True)
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

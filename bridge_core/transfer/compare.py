@@ -11,17 +11,20 @@ import numpy as np
 
 from bridge_core.messages import count, folded, size_text
 from bridge_core.ops import OpTensor, RequireEqual
-from bridge_core.state import Array, FlatState, Key, Tensor, as_state, join_key, regions
+from bridge_core.state import Array, FlatState, Key, Region, Tensor, as_state, join_key, regions
 from bridge_core.transfer.block_plan import BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_region
 from bridge_core.transfer.chunk_jobs import jobs_by_chunks
-from bridge_core.transfer.memory_order import chunked_sources
+from bridge_core.transfer.memory_order import chunked_sources, is_remote
 from bridge_core.transfer.progress import Progress
+from bridge_core.transfer.remote_reading import announce_region
 from bridge_core.transfer.scratch import Scratch
 
 __all__ = ["Comparison", "Difference", "compare_states"]
 
 _BLOCK = 8 << 20
+_REMOTE_BLOCK = 32 << 20
+"""Larger blocks need a server's bytes fewer times where two tensors are stored in other orders."""
 
 
 @dataclass(frozen=True)
@@ -207,13 +210,18 @@ class _Gap(NamedTuple):
 def _gaps(pairs: dict[Key, tuple[Tensor, Tensor]]) -> Iterator[tuple[Key, _Gap]]:
     """Compare pairs of tensors of one spec; those that need the same chunks of a source are compared last."""
     chunked: list[BlockPlan] = []
+    for a, b in pairs.values():
+        if (is_remote(a) or is_remote(b)) and not (chunked_sources(a) or chunked_sources(b)):
+            for region in _blocks(a, b):
+                announce_region(a, region)
+                announce_region(b, region)
     for key, (a, b) in pairs.items():
         if chunked_sources(a) or chunked_sources(b):
             both = OpTensor(RequireEqual(2), (a, b), 0, a.spec)  # cut by the chunks of both; it is not read
             chunked.append(plan_blocks(key, both, _BLOCK))
             continue
         gap = _Gap()
-        for region in regions.blocks(a.spec.shape, max(1, _BLOCK // a.spec.dtype.itemsize)):
+        for region in _blocks(a, b):
             gap = gap.with_values(_flat(a.read(region)), _flat(b.read(region)))
         yield key, gap
     jobs = jobs_by_chunks(chunked)
@@ -231,6 +239,12 @@ def _gaps(pairs: dict[Key, tuple[Tensor, Tensor]]) -> Iterator[tuple[Key, _Gap]]
             waiting[key] -= 1
             if not waiting[key]:
                 yield key, gaps.pop(key, _Gap())
+
+
+def _blocks(a: Tensor, b: Tensor) -> Iterator[Region]:
+    """Return the blocks in which two tensors are compared."""
+    nbytes = _REMOTE_BLOCK if is_remote(a) or is_remote(b) else _BLOCK
+    return regions.blocks(a.spec.shape, max(1, nbytes // a.spec.dtype.itemsize))
 
 
 def _flat(values: Array) -> Array:

@@ -33,6 +33,8 @@ from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
+from bridge_core.transfer.memory_order import is_remote
+from bridge_core.transfer.remote_reading import announce_plans, sharing_memory
 from bridge_core.transfer.scatter import Packer, little_endian_bytes, scatter, scatter_box
 from bridge_core.transfer.scratch import Scratch, ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
@@ -122,7 +124,12 @@ class FileTarget:
             SystemFailure: A write failed.
             OutOfMemory: The system has no memory for a block.
         """
-        plans = self._plans(state, image)
+        with sharing_memory((state.tensor(key) for key in image.slots), self._budget) as budget:
+            plans = self._plans(state, image, budget)
+            announce_plans(plans)
+            self._fill(image, plans, budget)
+
+    def _fill(self, image: FileImage, plans: list[BlockPlan], budget: Budget) -> None:
         summed = self._sums or image.finish is not None
         self._pool.reserve(max((plan.scratch_nbytes for plan in plans), default=0))
         fd = open_to_write(self._path)
@@ -133,7 +140,8 @@ class FileTarget:
                     write_all(fd, data, offset)
 
             def work(job: _Job) -> list[_Sum]:
-                if job.ahead is not None and (source := job.ahead.source) is not None:
+                source = job.ahead.source if job.ahead is not None else None
+                if source is not None and not is_remote(source):  # what is remote was announced before
                     source.file.prefetch(source.offset, source.spec.nbytes)
                 held_nbytes = max(part.plan.held_nbytes for part in job.parts)
                 sums: list[_Sum] = []
@@ -151,7 +159,7 @@ class FileTarget:
                 return sums
 
             jobs = self._jobs(plans, image.size)
-            large = Allowance(self._budget.block, self._budget.threads)
+            large = Allowance(budget.block, budget.threads)
             sums = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
             seeded = self._checksums(fd, jobs, list(itertools.chain(*sums))) if summed else {}
             if image.finish is not None:
@@ -165,6 +173,7 @@ class FileTarget:
         """Yield a tensor's values in row-major order, flat and contiguous, a block at a time."""
         plan = plan_blocks(key, state.tensor(key), self._budget.block, in_order=True)
         scratch = Scratch(plan.scratch_nbytes)  # the caller may read several tensors in turn
+        announce_plans([plan])
         crc = 0
         blocks = read_blocks(plan, scratch, stop=self._stop)
         while True:
@@ -183,13 +192,13 @@ class FileTarget:
             with self._write_lock:
                 self.overflows[key] = self.overflows.get(key, 0) + overflow.values
 
-    def _plans(self, state: FlatState, image: FileImage) -> list[BlockPlan]:
+    def _plans(self, state: FlatState, image: FileImage, budget: Budget) -> list[BlockPlan]:
         """Return a plan for each tensor, in the order in which their values are in the source."""
         plans = [
             plan_blocks(
                 key,
                 state.tensor(key),
-                self._budget.block,
+                budget.block,
                 extents=extents,
                 crc_seed=image.seeds.get(key, 0),
                 elements_per_byte=image.pack.get(key, 1),

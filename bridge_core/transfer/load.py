@@ -16,12 +16,23 @@ import numpy as np
 from bridge_core.errors import ConversionWarning, about_tensor
 from bridge_core.messages import count, listed
 from bridge_core.ops import OverflowCount
-from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec, as_state, join_key
+from bridge_core.state import (
+    Array,
+    ArrayTensor,
+    FlatState,
+    Key,
+    Tensor,
+    TensorSpec,
+    as_state,
+    join_key,
+    regions,
+)
 from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_into, read_whole
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
 from bridge_core.transfer.memory_order import chunked_sources
+from bridge_core.transfer.remote_reading import announce_region, sharing_memory
 from bridge_core.transfer.scratch import ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
 from bridge_core.transfer.transpose import kernel_for
@@ -75,7 +86,11 @@ def load_values(
     chunked = {name for name, (_, tensor) in jobs.items() if chunked_sources(tensor)}
     whole = [name for name in jobs if name not in chunked]
     load_one = functools.partial(_load, pool, overflows)
-    loaded = dict(zip(whole, run_jobs(load_one, (jobs[name] for name in whole), threads), strict=True))
+    read_at_once = [jobs[name][1] for name in whole]
+    with sharing_memory(read_at_once, Budget(workers)):
+        for tensor in read_at_once:
+            announce_region(tensor, regions.full(tensor.spec.shape))
+        loaded = dict(zip(whole, run_jobs(load_one, (jobs[name] for name in whole), threads), strict=True))
     if chunked:
         names = [name for name in jobs if name in chunked]
         given = [jobs[name] for name in names]

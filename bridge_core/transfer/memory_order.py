@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from bridge_core.ops import Concat, Flip, Op, OpTensor, Permute, Reshape, Split, Stack, Unstack, axis_groups
 from bridge_core.state import FileTensor, Tensor
 
-__all__ = ["chunk_shape_of", "chunked_sources", "MemoryOrder", "first_source", "memory_order_of"]
+__all__ = [
+    "chunk_shape_of",
+    "chunked_sources",
+    "first_source",
+    "is_remote",
+    "memory_order_of",
+    "MemoryOrder",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,13 @@ def first_source(tensor: Tensor) -> FileTensor | None:
     while isinstance(tensor, OpTensor) and tensor.inputs:
         tensor = tensor.inputs[0]
     return tensor if isinstance(tensor, FileTensor) else None
+
+
+def is_remote(tensor: Tensor) -> bool:
+    """Return whether the first values of a tensor come from a server."""
+    source = first_source(tensor)
+    # A source of a plugin need not inherit from the protocol, which has more attributes than it once had.
+    return source is not None and getattr(source.file, "is_remote", False)
 
 
 def _through(op: Op, axes: list[_Axis], tensor: OpTensor) -> list[_Axis] | None:

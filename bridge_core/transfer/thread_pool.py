@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from bridge_core.errors import LimitExceeded
+from bridge_core.io import stopped_by
 
 __all__ = ["run_jobs"]
 
@@ -54,6 +55,7 @@ def run_jobs(
     started: list[bool] = []
     ended: list[bool] = []
     closed: list[bool] = []
+    ending = stop or threading.Event()
 
     def run(done: threading.Lock) -> None:
         started.append(True)  # first, so that the caller sees it, or this thread sees ``closed``
@@ -64,12 +66,12 @@ def run_jobs(
                     number, job = waiting.popleft()
                 except IndexError:
                     return
-                results[number] = work(job)
+                with stopped_by(ending):  # reads from servers end with the others
+                    results[number] = work(job)
         except BaseException as err:
             errors.append(err)
             waiting.clear()
-            if stop is not None:
-                stop.set()
+            ending.set()
         finally:
             ended.append(True)
             done.release()
@@ -93,8 +95,7 @@ def run_jobs(
                 pass
     except BaseException:
         closed.append(True)
-        if stop is not None:
-            stop.set()
+        ending.set()
         while len(ended) < len(started):
             # Through further interrupts too: what a worker uses must not be closed under it.
             try:  # noqa: SIM105 # contextlib.suppress is Python code that an interrupt can strike too

@@ -64,6 +64,7 @@ class ChunkSource(ByteSource):
     def __init__(self, file: SourceFile, chunks: Sequence[FileTensor]) -> None:
         self.name = file.name
         self.identity = file.identity
+        self.is_remote = file.is_remote
         self._file = file
         self._offsets = [chunk.offset for chunk in chunks]
         sizes = (chunk.spec.nbytes for chunk in chunks)

@@ -49,9 +49,11 @@ class TorchFormat:
 
     def sniff(self, file: SourceFile) -> bool:
         """Return whether the file is a torch zip archive, a legacy file, a tar file or a bare pickle."""
-        head = file.read(0, min(file.size, _SNIFFED))
+        head = file.read(0, min(file.size, _HEAD))
         if not is_zip(head):
-            return is_legacy(head) or is_tar(head[:_HEAD])
+            return is_legacy(head) or is_tar(head)
+        if not file.is_remote:  # at a server the directory, which is read in any case, takes one request less
+            head = file.read(0, min(file.size, _SNIFFED))
         return _PICKLE in head or _PICKLE in _directory(file)
 
     def open(self, file: SourceFile) -> FlatState:

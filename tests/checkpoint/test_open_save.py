@@ -195,22 +195,22 @@ def test_what_is_not_a_path_is_refused(path):
             use(path)
 
 
-def test_an_address_is_refused(tmp_path, monkeypatch):
+def test_an_address_of_no_file_system_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for use in (open_state, lambda path: convert(small(), path, to="neutral")):
-        with refused(UsageError, "https://example.org/a.npz", hint=("Download", "upload")):
-            use("https://example.org/a.npz")
+        with refused(UsageError, "ftp://example.org/a.npz", hint="s3"):
+            use("ftp://user:secret@example.org/a.npz")
     assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai/whisper-tiny", "some/llama-3.1"])
-def test_the_name_of_a_model_on_a_hub_is_refused_with_the_way_to_download_it(tmp_path, monkeypatch, name):
+def test_the_name_of_a_model_on_a_hub_is_refused_with_its_url(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with refused(SourceNotFound, name, hint=f"hf download {name}"):
+    with refused(SourceNotFound, name, hint=f"hf://{name}"):
         open_state(name)
     with refused(SourceNotFound, f"{name}.safetensors") as caught:
         open_state(f"{name}.safetensors")
-    assert "hf download" not in (caught.value.hint or "")
+    assert "hf://" not in (caught.value.hint or "")
 
 
 def test_dtypes_the_format_lacks_are_refused_all_at_once_before_anything_is_made(tmp_path):

@@ -24,10 +24,10 @@ def put(folder, *files):
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("model-00002-of-00003.safetensors", ShardName("model-", 2, 3, ".safetensors")),
-        ("model.fp16-1-of-2.bin", ShardName("model.fp16-", 1, 2, ".bin")),
-        ("model_1_of_2.pt", ShardName("model_", 1, 2, ".pt")),
-        ("model-00001-of-000163.safetensors", ShardName("model-", 1, 163, ".safetensors")),
+        ("model-00002-of-00003.safetensors", ShardName("model-", 2, 3, ".safetensors", 5)),
+        ("model.fp16-1-of-2.bin", ShardName("model.fp16-", 1, 2, ".bin", 1)),
+        ("model_1_of_2.pt", ShardName("model_", 1, 2, ".pt", 1)),
+        ("model-00001-of-000163.safetensors", ShardName("model-", 1, 163, ".safetensors", 6)),
         ("model.safetensors", None),
         ("best-of-2.pt", None),
         ("model-3-of.pt", None),

@@ -20,7 +20,7 @@ from bridge_core import (
     as_state,
 )
 from bridge_core.checkpoint.open_save import open_state, save_state
-from bridge_core.formats import sharded
+from bridge_core.formats import shard_index, sharded
 
 REGISTRY = registry()
 INDEX = "model.safetensors.index.json"
@@ -277,7 +277,7 @@ def test_an_index_as_a_shard_of_another_index_is_an_error(folder):
 
 
 def test_an_oversized_index_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr(sharded, "_LARGEST_INDEX", 10)
+    monkeypatch.setattr(shard_index, "_LARGEST_INDEX", 10)
     refused_set(folder, LimitExceeded, "10 bytes")
 
 

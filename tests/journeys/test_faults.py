@@ -35,7 +35,7 @@ from bridge_core import (
     VerificationError,
     as_state,
 )
-from bridge_core.checkpoint import checkpoint_writer as writing_module
+from bridge_core.checkpoint import file_writing as writing_module
 from bridge_core.checkpoint.open_save import open_state, save_state
 from bridge_core.io import atomic_write as output_module, syscalls, temporaries as temporaries_module
 from bridge_core.io.atomic_write import write_all

@@ -147,7 +147,7 @@ CONVERTED = {
         (),
     ),
     "one of two saves by name": ({**SET, "model.safetensors": "b"}, "model.safetensors", "b", ()),
-    "shards of a set of another size": (
+    "shards of another set": (
         {**SET, "model-00002-of-00002.safetensors": "a"},
         "",
         "abc",

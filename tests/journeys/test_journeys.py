@@ -91,6 +91,7 @@ def test_from_file_to_file_each_stop_is_made_once(source, tmp_path):
         stop for stop in journey.stops("conversion/convert") if not stop.startswith(("rules/", "plugins/"))
     ]
     assert stops == [
+        "checkpoint/destinations",
         "conversion/inputs",
         "conversion/source_plan",
         "checkpoint/guided_writing",

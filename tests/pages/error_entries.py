@@ -39,6 +39,25 @@ import bridge_core
 weights = {"fc.weight": np.ones((3, 4), "float32"), "fc.bias": np.zeros(3, "float32")}
 bridge_core.save_state(bridge_core.FlatState(weights, layout="torch"), "model.safetensors")"""
 
+SERVER = """
+        from bridge_core.io import RemoteEntry
+
+        class Server:
+            name, schemes = "store", ("store",)
+
+            def pinned(self, url):
+                return url
+
+            def entry(self, url):
+                return RemoteEntry("run")  # a folder
+
+            def entries(self, url):
+                return None
+
+            def read(self, url, start, nbytes, entry):
+                raise NotImplementedError
+"""
+
 ENTRIES = (
     Entry(
         "BridgeError",
@@ -244,6 +263,18 @@ ENTRIES = (
         separate=True,
     ),
     Entry(
+        "NeedsLocalPath",
+        "A file or folder is at a URL, and its format, or the call, needs one on this machine: HDF5 files and Orbax "
+        "folders are opened by libraries that take paths only, and web servers do not list folders.",
+        "Run the command that the message names, and give the path of what it downloads.",
+        SERVER
+        + """
+        registry = bridge_core.default_registry().extend(Server())
+        bridge_core.open_state("store://bucket/run", registry=registry)
+        """,
+        remark="With a file system that does not list folders:",
+    ),
+    Entry(
         "SourceNotFound",
         "The file or folder to read does not exist.",
         "Check the path; relative ones begin in the current folder.",
@@ -386,6 +417,41 @@ ENTRIES = (
             bridge_core.open_state("model.safetensors")
         """,
         remark="As a system answers for a broken disk:",
+    ),
+    Entry(
+        "AccessDenied",
+        "A server does not permit reading or writing: no credentials, or not enough of them. The Hugging Face hub "
+        "answers alike for a private model and for one that does not exist.",
+        "Set what the message names: a token, or keys in the environment ([credentials](remote.md#credentials)).",
+        SERVER
+        + """
+        class Private(Server):
+            def entry(self, url):
+                raise bridge_core.AccessDenied(
+                    "the server does not permit reading it.", path=url, hint="Set STORE_TOKEN."
+                )
+
+        registry = bridge_core.default_registry().extend(Private())
+        bridge_core.open_state("store://bucket/model.safetensors", registry=registry)
+        """,
+        remark="With a file system that answers as a server does for a private file:",
+    ),
+    Entry(
+        "RemoteFailure",
+        "A server cannot be reached, or its answer cannot be used: it is of another range, or of another length. "
+        "`is_temporary` is True where the same request may succeed later; such a request was repeated with growing "
+        "pauses before. `retry_after` is the number of seconds that the server asks to wait.",
+        "Check the connection and the URL, and run it again; nothing is left at the destination.",
+        SERVER
+        + """
+        class Broken(Server):
+            def entry(self, url):
+                raise bridge_core.RemoteFailure("the server sent the complete file for a range.", path=url)
+
+        registry = bridge_core.default_registry().extend(Broken())
+        bridge_core.open_state("store://bucket/model.safetensors", registry=registry)
+        """,
+        remark="With a file system that answers as a server without ranges does:",
     ),
     Entry(
         "PermissionDenied",

@@ -14,6 +14,7 @@ PLUGINS = {
     "flax": "ckptbridge",
     "hdf5": "ckptbridge-hdf5",
     "orbax": "ckptbridge-orbax",
+    "remote": "ckptbridge-remote",
     "transformers": "ckptbridge-transformers",
 }
 """Plugin -> the distribution that it comes with."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.errors import refused
 from support.folder_format import StepFolders
+from support.memory_filesystem import MemoryFileSystem
 from support.toy_format import ToyFormat
 
 from bridge_core import (
@@ -19,6 +20,7 @@ from bridge_core import (
     Leaf,
     PluginConflict,
     PluginError,
+    UsageError,
     custom_layer,
     default_registry,
     hookimpl,
@@ -65,6 +67,7 @@ VALUES = {
     "framework": (Dicts(), ["framework 'dicts'"]),
     "library": (Library(), ["library 'ours'"]),
     "recipe": (RECIPE, ["recipe 'tiny-mlp'"]),
+    "file system": (MemoryFileSystem(), ["file system 'memory'"]),
     "plugin": (Plugin(), ["kind 'scaled'"]),
 }
 
@@ -106,6 +109,12 @@ def test_a_name_that_is_taken_is_refused():
         default_registry().extend(KIND, KIND)
 
 
+def _with_schemes(*schemes):
+    system = MemoryFileSystem()
+    system.schemes = schemes
+    return system
+
+
 WRONG = {
     "number": (3, "3", "custom_layer"),
     "text": ("my_plugin", "'my_plugin'", "module"),
@@ -114,6 +123,7 @@ WRONG = {
     "function": (lambda: [KIND], "function", "@hookimpl"),
     "state": (FlatState({"a": np.ones(2)}), "FlatState", "custom_layer"),
     "class of a format": (ToyFormat, "class ToyFormat", "ToyFormat()"),
+    "class of a file system": (MemoryFileSystem, "class MemoryFileSystem", "MemoryFileSystem()"),
     "class of a kind": (LayerKind, "class LayerKind", "custom_layer"),
     "in a list": ([KIND, 3], "3", "custom_layer"),
     "unknown hook": (
@@ -121,6 +131,14 @@ WRONG = {
         "bridge_layer",
         "bridge_formats",
     ),
+    "file system without a method": (
+        types.SimpleNamespace(name="ours", schemes=("ours",), pinned=str, entry=len, entries=len),
+        "does not have read",
+        "",
+    ),
+    "file system of no scheme": (_with_schemes(), "schemes", ""),
+    "file system with separators": (_with_schemes("ours://"), "schemes", ""),
+    "file system in capitals": (_with_schemes("OURS"), "schemes", ""),
     "transform without its kind's name": (
         LayerTransform("torch.x", "x", (Leaf("w", "k", "a"),), hints="w"),
         "hints",
@@ -135,3 +153,18 @@ def test_what_is_something_else_is_refused(what):
     value, named, hint = WRONG[what]
     with refused(PluginError, named, hint=hint):
         default_registry().extend(value)
+
+
+def test_a_file_system_is_found_by_its_scheme():
+    system = MemoryFileSystem()
+    registry = default_registry().extend(system)
+    assert registry.filesystem_of("mem") is system
+    assert registry.filesystem_of("memory") is None
+
+
+def test_two_file_systems_of_one_scheme_are_not_chosen_from():
+    other = MemoryFileSystem()
+    other.name = "other"
+    registry = default_registry().extend([MemoryFileSystem(), other])
+    with refused(UsageError, "2 file systems read mem:// URLs: memory, other", hint="--disable-plugin"):
+        registry.filesystem_of("mem")

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import tomllib
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from bridge_core import convert, default_registry, open_state, save_state
 from bridge_core.plugins import hookspecs
 from bridge_core.testing import (
+    FileSystemContract,
     FolderFormatContract,
     FormatContract,
     FrameworkContract,
@@ -55,10 +57,13 @@ FRAMEWORK = example("bridge_frameworks")
 KINDS, TRANSFORMS = example("bridge_layer_kinds"), example("bridge_layer_transforms")
 LIBRARY, RECIPE = example("bridge_libraries"), example("bridge_recipes")
 
+SYSTEM = example("bridge_filesystems")
+
 OF_FRAMEWORK = default_registry().extend(FRAMEWORK)
 OF_LAYERS = default_registry().extend(KINDS, TRANSFORMS)
 OF_LIBRARY = default_registry().with_tables(libraries={}).extend(LIBRARY)
 OF_RECIPE = default_registry().extend(RECIPE)
+OF_SYSTEM = default_registry().extend(SYSTEM)
 
 
 def test_every_hook_has_an_example():
@@ -144,6 +149,25 @@ class TestLibraryExample(LibraryContract):
         save_state(weights, folder / "model.safetensors")
         (folder / "zoo.json").write_text(json.dumps({"class": "Net", "width": 4}))
         return [(folder, "flax")]
+
+
+class TestFileSystemExample(FileSystemContract):
+    """Files in zip archives."""
+
+    system = OF_SYSTEM.filesystems["zip"]
+    registry = OF_SYSTEM
+
+    def put(self, place, files):
+        place.mkdir(exist_ok=True)
+        archive = place / "archive.zip"
+        stored = {}
+        if archive.exists():
+            with zipfile.ZipFile(archive) as opened:
+                stored = {name: opened.read(name) for name in opened.namelist()}
+        with zipfile.ZipFile(archive, "w") as opened:
+            for name, content in {**stored, **files}.items():
+                opened.writestr(name, content)
+        return f"zip://{archive.as_posix()}"
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ OWN_TESTS = {
     "docs/from-jax-training.md": "tests/journeys/test_from_jax_training.py",
     "docs/pi0.md": "tests/journeys/test_pi0.py",
     "docs/plugins/index.md": "tests/journeys/test_write_a_plugin_package.py",
+    "docs/plugins/write-a-file-system.md": "tests/journeys/test_write_a_plugin_file_system.py",
     "docs/plugins/write-a-format.md": "tests/journeys/test_write_a_plugin_format.py",
     "docs/plugins/write-a-framework.md": "tests/journeys/test_write_a_plugin_framework.py",
     "docs/plugins/write-a-layer.md": "tests/journeys/test_write_a_plugin_layer.py",
@@ -55,6 +56,7 @@ SLOW = {"docs/match-two-models.md", "docs/maxtext.md", "docs/neutral-form.md", "
 """Pages that take more than a second, imports not counted."""
 
 INSTALLS, LONG, YOURS = "installs packages", "takes minutes", "the reader's own files"
+SERVER = "needs a server"
 IN_ITS_TEST = "the page's own test runs it"
 SHELL, RELEASE = "changes the reader's shell", "makes a release"
 NOT_RUN = {
@@ -69,15 +71,18 @@ NOT_RUN = {
     "docs/maxtext.md": {"pip install": INSTALLS},
     "docs/pi0.md": {"pip install": INSTALLS},
     "docs/plugins/index.md": {"pip install": INSTALLS},
+    "docs/plugins/write-a-file-system.md": {"pytest": IN_ITS_TEST},
     "docs/plugins/write-a-framework.md": {"pytest": IN_ITS_TEST},
     "docs/plugins/write-a-layer.md": {"pytest": IN_ITS_TEST},
     "docs/plugins/write-a-library.md": {"pytest": IN_ITS_TEST},
     "docs/recipes.md": {"ckptbridge recipes": YOURS},
     "docs/releasing.md": {".ci/release": RELEASE, "git tag": RELEASE},
+    "docs/remote.md": {"ckptbridge ": SERVER},
     "docs/start.md": {"pip install": INSTALLS},
     "plugins/ckptbridge-hdf5/README.md": {"pip install": INSTALLS, "ckptbridge convert": YOURS},
     "plugins/ckptbridge-orbax/README.md": {"pip install": INSTALLS, "ckptbridge inspect": YOURS},
     "plugins/ckptbridge-recipes/README.md": {"pip install": INSTALLS},
+    "plugins/ckptbridge-remote/README.md": {"pip install": INSTALLS, "ckptbridge inspect": YOURS},
     "plugins/ckptbridge-transformers/README.md": {"pip install": INSTALLS},
 }
 """Page -> how blocks of ``sh`` begin whose commands are only read -> why they are not run."""

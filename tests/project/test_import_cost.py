@@ -37,11 +37,17 @@ def test_importing_the_core_loads_nothing_but_numpy_ml_dtypes_and_pluggy():
     assert found <= {"bridge_core", "numpy", "ml_dtypes", "pluggy"}
 
 
-@pytest.mark.parametrize("package", ["bridge_torch", "bridge_flax", "ckptbridge_hdf5", "ckptbridge_orbax"])
+LIBRARIES = ("h5py", "huggingface_hub", "obstore", "orbax", "requests", "tensorstore")
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["bridge_torch", "bridge_flax", "ckptbridge_hdf5", "ckptbridge_orbax", "ckptbridge_remote"],
+)
 def test_importing_an_adapter_loads_no_framework(package):
     if package.startswith("ckptbridge"):
         pytest.importorskip(package)
-    assert not loaded_by(f"import {package}") & {*FRAMEWORKS, "h5py", "orbax", "tensorstore"}
+    assert not loaded_by(f"import {package}") & {*FRAMEWORKS, *LIBRARIES}
 
 
 def test_loading_every_plugin_loads_no_framework():

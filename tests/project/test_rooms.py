@@ -26,6 +26,7 @@ SOURCES = sorted(
                 "ckptbridge-hdf5",
                 "ckptbridge-orbax",
                 "ckptbridge-recipes",
+                "ckptbridge-remote",
                 "ckptbridge-transformers",
             )
         ),

@@ -113,6 +113,7 @@ class HttpServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
     owner: HttpServer
     protocol_version = "HTTP/1.1"
 

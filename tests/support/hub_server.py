@@ -76,13 +76,15 @@ class Fault:
     Args:
         pattern: Searched in ``"GET 127.0.0.1 /path"``.
         status: Answered in place of the right status; None for another fault.
-        headers: Headers of that answer.
+        body: The body of that answer.
+        headers: Its headers.
         change: Changes the right answer to a range: a function of status, headers and body.
         times: How often.
     """
 
     pattern: str
     status: int | None = None
+    body: bytes = b"failed as asked"
     headers: dict[str, str] = field(default_factory=dict)
     change: Callable | None = None
     times: int = 1 << 30
@@ -92,6 +94,11 @@ def complete(status, headers, body, data):
     """Ignore the range, and send the complete file."""
     headers.pop("Content-Range")
     return 200, headers, data
+
+
+def unmarked(status, headers, body, data):
+    """Send the right range with the status of a complete file."""
+    return 200, headers, body
 
 
 def shifted(status, headers, body, data):
@@ -167,18 +174,19 @@ class HubServer:
         repo = self.repos.setdefault(name, Repo(kind, **more))
         return repo.commit(files, branch)
 
-    def fail(self, pattern, status=None, *, change=None, times=1 << 30, **headers):
+    def fail(self, pattern, status=None, *, body=b"failed as asked", change=None, times=1 << 30, **headers):
         """Let something go wrong from now on; underscores in names of headers are hyphens."""
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.faults.append(Fault(pattern, status, headers, change, times))
+        self.faults.append(Fault(pattern, status, body, headers, change, times))
 
     def used_by(self, monkeypatch):
         """Let huggingface_hub of this process ask this hub, without a token of the machine."""
-        from huggingface_hub import constants
+        from huggingface_hub import constants, file_download
 
         monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
         template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for module in (constants, file_download):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # uploads as of old
@@ -221,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.fault:
                 self.fault.times -= 1
         if self.fault and self.fault.status is not None:
-            self.reply(self.fault.status, b"failed as asked", **self.fault.headers)
+            self.reply(self.fault.status, self.fault.body, **self.fault.headers)
         elif request.is_to_hub:
             self.of_hub()
         else:
@@ -424,6 +432,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.uploads[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         commit = self.repo.commit(files, self.revision, message)
         url = f"{self.hub.endpoint}/{quote(self.name)}/commit/{commit}"
         self.reply(200, {"commitUrl": url, "commitOid": commit, "success": True})

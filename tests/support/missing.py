@@ -10,12 +10,14 @@ import pytest
 
 OPTIONAL = frozenset(
     (
-        *("cv2", "diffusers", "flax", "h5py", "jax", "jsonschema", "matplotlib", "msgpack", "optax", "orbax"),
+        *("boto3", "cv2", "diffusers", "distributed", "flax", "h5py", "huggingface_hub", "jax", "jsonschema"),
+        *("matplotlib", "moto", "msgpack", "obstore", "optax", "orbax"),
         *("safetensors", "sentence_transformers", "torch", "transformers"),
         *(
             "ckptbridge_hdf5",
             "ckptbridge_orbax",
             "ckptbridge_recipes",
+            "ckptbridge_remote",
             "ckptbridge_transformers",
             "tensorstore",
             "fcntl",

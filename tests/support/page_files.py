@@ -23,5 +23,5 @@ def linear_model():
         save_state(FlatState(weights, layout="torch"), name)
 
 
-FILES = {"README.md": vision_model, "docs/errors.md": linear_model}
+FILES = {"README.md": vision_model, "docs/errors.md": linear_model, "docs/remote.md": linear_model}
 """Page -> the function that makes what it needs, in the current folder."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from bridge_core.cli.terminal import aside, print_json, say
 if TYPE_CHECKING:
     from bridge_core.conversion import RecognisedRecipe
     from bridge_core.formats import FolderContents, FolderFormat, Format
+    from bridge_core.io import Location
     from bridge_core.plugins import Registry
     from bridge_core.resolve import TreeNames
     from bridge_core.state import FlatState, Key
@@ -74,10 +74,11 @@ def inspect(
 ) -> None:
     """Show the tensors of SRC: names, dtypes, shapes and axes, and the file's metadata.
 
-    SRC is a file, the index of a sharded set, or a folder. No tensor is read. The names of axes are shown for
-    layers that the file's metadata, or the names and shapes in it, show; and the recipes that fit.
+    SRC is a file, the index of a sharded set, or a folder, or the URL of one. No tensor is read. The names of
+    axes are shown for layers that the file's metadata, or the names and shapes in it, show; and the recipes
+    that fit.
     """
-    from bridge_core.checkpoint import open_state
+    from bridge_core.checkpoint import location_of, open_state
     from bridge_core.conversion import recognised_recipes
     from bridge_core.plugins import default_registry
     from bridge_core.resolve import tree_names
@@ -95,7 +96,8 @@ def inspect(
         )
     with state:
         known = state.metadata.provenance
-        path, used = Path(known["path"]), registry.any_format(known["format"])
+        path, used = location_of(state), registry.any_format(known["format"])
+        assert path is not None, "the state was opened"
         with aside():
             contents = _contents(path, used, step, registry, follow_links=follow_links)
             files = _files(path, used, state, registry)
@@ -121,7 +123,7 @@ def _recipe_json(found: RecognisedRecipe) -> dict[str, str]:
 
 
 def _contents(
-    path: Path, used: Format | FolderFormat, step: int | None, registry: Registry, *, follow_links: bool
+    path: Location, used: Format | FolderFormat, step: int | None, registry: Registry, *, follow_links: bool
 ) -> FolderContents | None:
     """Return the steps and items of a folder checkpoint; None for files."""
     from bridge_core.checkpoint import contents_of
@@ -133,17 +135,17 @@ def _contents(
 
 
 def _files(
-    path: Path, used: Format | FolderFormat, state: FlatState, registry: Registry
+    path: Location, used: Format | FolderFormat, state: FlatState, registry: Registry
 ) -> Mapping[Key, str]:
     """Return the name of the file that holds each tensor; a tied key is where its canonical key is."""
     from bridge_core.checkpoint import is_set_of_shards
     from bridge_core.formats import FolderFormat
-    from bridge_core.io import SourceFile, parse_json
+    from bridge_core.io import open_location, parse_json
     from bridge_core.state import Ties, join_key
 
     if isinstance(used, FolderFormat):
         return dict.fromkeys(state, path.name)
-    with SourceFile(path) as file:
+    with open_location(path) as file:
         if not is_set_of_shards(file, registry):
             return dict.fromkeys(state, path.name)
         shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge_core.cli.completion import a_file, a_layout
+from bridge_core.cli.html_file import require_local
 from bridge_core.cli.options import (
     entry_option,
     examples,
@@ -50,9 +51,7 @@ __all__ = ["match"]
 @click.option(
     "--model", metavar="PKG.MOD:FUNCTION", help="The same for the target's model; without --like the target."
 )
-@click.option(
-    "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the rules to FILE."
-)
+@click.option("-o", "output", type=click.Path(), metavar="FILE", help="Write the rules to FILE.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--like-layout",
@@ -70,7 +69,7 @@ __all__ = ["match"]
 @step_option
 @json_option
 @takes_registry
-def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> int:
+def match(src: str | None, output: str | None, overwrite: bool, as_json: bool, **asked: Any) -> int:
     """Propose the rules from SRC to DST, only from names, shapes and trees.
 
     A rule is written only where every assignment that fits has it. What names and shapes do not show stays
@@ -78,6 +77,8 @@ def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, 
     """
     from bridge_core.proof import match as match_checkpoints
 
+    if output is not None:
+        require_local(output, "-o")
     with aside():
         matching = match_checkpoints(src, **asked)
         if output is not None:
@@ -91,10 +92,10 @@ def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, 
     return 0 if matching.complete else 1
 
 
-def _write(path: Path, text: str, *, overwrite: bool) -> None:
+def _write(name: str, text: str, *, overwrite: bool) -> None:
     from bridge_core.io import replacing_file
 
-    with replacing_file(path, overwrite=overwrite) as temporary:
+    with replacing_file(Path(name), overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -37,7 +37,7 @@ __all__ = ["plugins"]
 @json_option
 @takes_quiet_registry
 def plugins(as_json: bool, registry: Registry | None) -> None:
-    """List the installed plugins: formats, frameworks, layer kinds, transforms and libraries.
+    """List the installed plugins: formats, frameworks, layers, libraries, recipes and file systems.
 
     Plugins that failed, that provide the same as another, or that are disabled are listed with the reason.
     """

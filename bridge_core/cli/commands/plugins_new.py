@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["new"]
 
-_KINDS = ("layer", "format", "framework", "recipe", "library")
+_KINDS = ("layer", "format", "framework", "recipe", "library", "filesystem")
 
 
 @click.command(
@@ -74,5 +74,6 @@ def new(kind: str, name: str, folder: str, as_json: bool, registry: Registry | N
             }
         )
         return
-    say(f"{where}: {plugin.distribution}, a plugin with a {kind}", *(f"  {file}" for file in files), "next:")
+    what = "file system" if kind == "filesystem" else kind
+    say(f"{where}: {plugin.distribution}, a plugin with a {what}", *(f"  {file}" for file in files), "next:")
     say(*(f"  {shlex.join(command)}" for command in commands))

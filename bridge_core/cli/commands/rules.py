@@ -308,10 +308,11 @@ def _unmatched(
     names: tuple[Collection[Key], Collection[Key]] = ((), ()),
 ) -> list[str]:
     """Return a line for each pattern that had to match a name and matches none."""
+    from bridge_core.io import shown_path
     from bridge_core.plan import closest_key
 
     return [
-        f"\n  {row.rule.origin}: {row}: '{pattern}' matches no name in {path}."
+        f"\n  {row.rule.origin}: {row}: '{pattern}' matches no name in {shown_path(path)}."
         + (f" The closest is {near!r}." if (near := closest_key(pattern, known)) else "")
         for row in rows
         if not (row.rule.optional or row.rule.when)

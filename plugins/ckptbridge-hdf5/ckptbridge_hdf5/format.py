@@ -9,6 +9,7 @@ from bridge_core.state import DTYPES
 __all__ = ["Hdf5Format"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FIRST_BYTES = 4 << 10
 
 
 class Hdf5Format:
@@ -31,12 +32,17 @@ class Hdf5Format:
     )
 
     def sniff(self, file: SourceFile) -> bool:
-        """Return whether the file has an HDF5 signature at one of the offsets that HDF5 allows."""
+        """Return whether the file has an HDF5 signature at one of the offsets that HDF5 allows.
+
+        Of a file at a URL only the first 4 KiB are looked at: each offset after them would take a request.
+        """
         offset = 0
         while offset + len(_SIGNATURE) <= file.size:
             if file.read(offset, len(_SIGNATURE)) == _SIGNATURE:
                 return True
             offset = offset * 2 or 512
+            if file.is_remote and offset + len(_SIGNATURE) > _FIRST_BYTES:
+                break
         return False
 
     def open(self, file: SourceFile) -> FlatState:

@@ -160,7 +160,7 @@ class Hub:
                 return RangeAnswer(data, entry.version if is_same else _etag(answer))
         raise AssertionError("the second attempt returns or raises")
 
-    def upload_folder(self, url: str, folder: Path, names: Sequence[str]) -> str:
+    def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:
         """Upload files of a local folder as one commit, and return the URL of the folder at that commit.
 
         Raises:
@@ -171,7 +171,7 @@ class Hub:
         """
         from ckptbridge_remote.hub_commit import commit_folder
 
-        return commit_folder(self._client, HubPlace.parse(url), folder, names)
+        return commit_folder(self._client, HubPlace.parse(url), folder, names, removed)
 
     def _route(self, url: str) -> _Route:
         with self._lock:

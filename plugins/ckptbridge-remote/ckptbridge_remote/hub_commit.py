@@ -16,7 +16,9 @@ __all__ = ["commit_folder"]
 _MESSAGE = "Add weights converted by ckptbridge"
 
 
-def commit_folder(client: HubClient, place: HubPlace, folder: Path, names: Sequence[str]) -> str:
+def commit_folder(
+    client: HubClient, place: HubPlace, folder: Path, names: Sequence[str], removed: Sequence[str] = ()
+) -> str:
     """Upload files of a local folder as one commit, and return the URL of the folder at that commit.
 
     huggingface_hub sends the large files first; only the last request, the commit, changes the repository.
@@ -26,6 +28,7 @@ def commit_folder(client: HubClient, place: HubPlace, folder: Path, names: Seque
         place: The folder in the repository; its revision is a branch.
         folder: The local folder.
         names: Paths of the files below it.
+        removed: Names of files in the repository's folder that the commit removes.
 
     Raises:
         UsageError: The revision is a commit.
@@ -40,13 +43,16 @@ def commit_folder(client: HubClient, place: HubPlace, folder: Path, names: Seque
             hint="Give a branch, such as hf://org/model@main, or no revision.",
         )
     client.online(place.url)
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     prefix = f"{place.path}/" if place.path else ""
     try:
         commit = HfApi(endpoint=client.endpoint, token=client.token, library_name="ckptbridge").create_commit(
             place.repo,
-            [CommitOperationAdd(prefix + name, str(folder / name)) for name in names],
+            [
+                *(CommitOperationAdd(prefix + name, str(folder / name)) for name in names),
+                *(CommitOperationDelete(prefix + name) for name in removed),
+            ],
             commit_message=_MESSAGE,
             repo_type=place.kind,
             revision=place.revision,

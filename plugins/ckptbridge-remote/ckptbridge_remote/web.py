@@ -50,7 +50,7 @@ class Web:
     def entry(self, url: str) -> RemoteEntry | None:
         """Return the file at a URL, or None; a URL that ends with a slash is a folder's."""
         _check(url)
-        path = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")[2].partition("/")[2]
+        path = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
         name = urllib.parse.unquote(path.rpartition("/")[2])
         if not name:
             return RemoteEntry("")

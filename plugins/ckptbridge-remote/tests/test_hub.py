@@ -18,6 +18,7 @@ from support.hub_server import (
     shifted,
     short,
     truncated,
+    unmarked,
 )
 
 from bridge_core.errors import (
@@ -33,6 +34,7 @@ from ckptbridge_remote import Hub, bridge_filesystems
 from ckptbridge_remote.hub_place import HubPlace
 
 pytest.importorskip("huggingface_hub")
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of httpx, by huggingface_hub 1
 
 BIG = random.Random(0).randbytes(50_000)
 FILES = {
@@ -147,7 +149,8 @@ def test_a_revision_becomes_a_commit_with_one_request(hub, server, revision):
     commit = repo.branches["main"]
     repo.tags["v1.0"] = repo.branches["feature/x"] = repo.branches["refs/pr/1"] = commit
     assert hub.pinned(f"hf://org/model{revision}/unet") == f"hf://org/model@{commit}/unet"
-    assert len(server.requests) == 1
+    (request,) = server.requests
+    assert request.target.endswith("?expand=sha")  # not a list of all files
     assert hub.pinned(f"hf://org/model@{commit}/unet") == f"hf://org/model@{commit}/unet"
 
 
@@ -223,9 +226,8 @@ def test_long_listings_have_pages(hub, server):
 
 def test_a_page_on_another_host_is_not_asked_for(hub, server):
     url = hub.pinned("hf://org/model")
-    server.fail("/tree/", 200, Link=f'<http://localhost:{server.port}/next>; rel="next"', Content_Type="x")
-    server.fail("never")
-    with refused(RemoteFailure):
+    server.fail("/tree/", 200, body=b"[]", Link=f'<http://localhost:{server.port}/next>; rel="next"')
+    with refused(RemoteFailure, "another host"):
         hub.entries(url)
     assert not server.asked("localhost")
 
@@ -413,7 +415,7 @@ def test_a_missing_file_names_the_nearest(hub, opened):
         hub.read(url.removesuffix("s"), 0, 1, entry)
 
 
-STATUS = {408: True, 429: True, 500: True, 502: True, 503: True, 504: True, 400: False, 418: False}
+STATUS = {408: True, 429: True, 500: True, 503: True, 504: True, 520: True, 400: False, 418: False}
 
 
 @pytest.mark.parametrize(("status", "is_temporary"), STATUS.items())
@@ -426,6 +428,13 @@ def test_a_failure_of_the_server_is_not_repeated_here(hub, server, opened, host,
     assert caught.value.is_temporary is is_temporary
     assert caught.value.retry_after == (7.0 if is_temporary else None)
     assert len(server.asked(f"GET {host}")) == (2 if (host, status) == ("localhost", 400) else 1)
+
+
+def test_a_failure_is_not_taken_for_a_missing_repository(hub, server):
+    server.fail("revision", 500)
+    with refused(RemoteFailure, "500"):
+        hub.pinned("hf://org/model")
+    assert len(server.requests) == 1
 
 
 def test_the_hubs_own_way_to_ask_for_a_pause(hub, server):
@@ -451,7 +460,8 @@ def test_other_refusals_are_about_access(hub, server, status):
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize(
-    ("change", "is_temporary"), [(complete, False), (shifted, False), (truncated, True), (short, True)]
+    ("change", "is_temporary"),
+    [(complete, False), (unmarked, False), (shifted, False), (truncated, True), (short, True)],
 )
 def test_an_answer_that_is_not_the_range_is_refused(hub, server, opened, path, change, is_temporary):
     url, entry = opened(path)
@@ -511,11 +521,9 @@ def test_redirects_in_a_circle_end(hub, server):
     assert len(server.requests) < 10
 
 
-def test_no_connection_is_a_failure_that_may_pass(hub, server, monkeypatch):
-    with HubServer() as gone:
-        endpoint = gone.endpoint
+def test_no_connection_is_a_failure_that_may_pass(server):
     with refused(RemoteFailure, "127.0.0.1") as caught:
-        Hub(endpoint=endpoint).pinned("hf://org/model")
+        Hub(endpoint=gone()).pinned("hf://org/model")
     assert caught.value.is_temporary
 
 
@@ -534,6 +542,12 @@ def test_without_huggingface_hub(hub, monkeypatch):
         hub.pinned("hf://org/model")
 
 
+def gone():
+    """Return the address of a server that is not there any more."""
+    with HubServer() as server:
+        return server.endpoint
+
+
 FAULTS = {
     "gated": lambda server: setattr(server.repos["org/private"], "gated", True) or server.tokens.clear(),
     "storage 403": lambda server: server.fail("GET localhost", 403),
@@ -543,9 +557,7 @@ FAULTS = {
     "truncated": lambda server: server.fail("GET localhost", change=truncated),
     "redirect": lambda server: server.fail("resolve", 302, Location="ftp://x/?Signature=secret-1"),
     "bad redirect": lambda server: server.fail("resolve", 302, Location="http://[x/?Signature=secret-1"),
-    "no host": lambda server: server.fail(
-        "resolve", 302, Location=f"http://localhost:{server.port}1/?Signature=secret-1"
-    ),
+    "no host": lambda server: server.fail("resolve", 302, Location=f"{gone()}/?Signature=secret-1"),
 }
 
 
@@ -583,7 +595,6 @@ def writable(server, monkeypatch):
     return server.repos["org/mine"]
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=")  # of httpx, by huggingface_hub 1
 def test_a_folder_is_one_commit(hub, server, writable, folder):
     url = hub.upload_folder("hf://org/mine", folder, NAMES)
     assert url == f"hf://org/mine@{writable.branches['main']}"
@@ -596,6 +607,14 @@ def test_a_folder_is_one_commit(hub, server, writable, folder):
     assert all("authorization" not in one.headers for one in server.asked("localhost"))
 
 
+def test_the_same_commit_removes_files(hub, server, writable, folder):
+    hub.upload_folder("hf://org/mine/flax", folder, NAMES)
+    commits = len(writable.commits)
+    hub.upload_folder("hf://org/mine/flax/", folder, NAMES[:1], NAMES[1:])
+    assert len(writable.commits) == commits + 1
+    assert {*writable.files} == {"README.md", "config.json", f"flax/{NAMES[0]}"}
+
+
 def test_a_folder_below_the_root_on_a_branch(hub, writable, folder):
     writable.branches["next"] = writable.branches["main"]
     url = hub.upload_folder("hf://org/mine@next/flax/", folder, ["config.json"])
@@ -605,7 +624,7 @@ def test_a_folder_below_the_root_on_a_branch(hub, writable, folder):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "status"), [("PUT localhost", 400), ("commit/main", 400), ("/batch", 400), ("preupload", 400)]
+    ("pattern", "status"), [("PUT localhost", 403), ("commit/main", 400), ("/batch", 400), ("preupload", 400)]
 )
 def test_an_upload_that_fails_changes_nothing(hub, server, writable, folder, pattern, status):
     server.fail(pattern, status)

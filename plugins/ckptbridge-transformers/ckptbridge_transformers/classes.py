@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ from typing import Any
 
 from bridge_core import MissingDependency, UsageError
 from bridge_core.checkpoint import read_config as config_in
+from bridge_core.io import Location, RemotePath, exists_beside
 
 __all__ = [
     "CONFIG",
@@ -59,7 +62,7 @@ def version() -> str:
     return str(library().__version__)
 
 
-def read_config(folder: Path) -> Mapping[str, Any] | None:
+def read_config(folder: Location) -> Mapping[str, Any] | None:
     """Return the content of a folder's ``config.json``, or None if there is no such file.
 
     Raises:
@@ -68,20 +71,20 @@ def read_config(folder: Path) -> Mapping[str, Any] | None:
         SystemFailure: The file cannot be read.
     """
     path = folder / CONFIG
-    return config_in(path) if path.is_file() else None
+    return config_in(path) if exists_beside(path) else None
 
 
-def config_of(folder: Path) -> Any:
+def config_of(folder: Location) -> Any:
     """Return a folder's config as an object of transformers.
 
     Raises:
         UsageError: This version of transformers cannot read it.
     """
     transformers = library()
-    with quiet():
+    with quiet(), _local(folder) as path:
         try:
             config = transformers.AutoConfig.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
+                path, local_files_only=True, trust_remote_code=False
             )
         except Exception as err:  # config classes check what they read, each in its own way
             raise UsageError(
@@ -91,6 +94,18 @@ def config_of(folder: Path) -> Any:
             ) from err
     config._name_or_path = ""  # the folder's path must not become part of what is written
     return config
+
+
+@contextlib.contextmanager
+def _local(folder: Location) -> Iterator[str]:
+    """Give the path of a folder, or that of a temporary one that has the config of a folder at a URL."""
+    if not isinstance(folder, RemotePath):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        text = json.dumps(config_in(folder / CONFIG))
+        (Path(name) / CONFIG).write_text(text, encoding="utf-8")
+        yield name
 
 
 def config_from(config: Any, entries: Mapping[str, Any]) -> Any:
@@ -114,7 +129,7 @@ def is_known(config: Mapping[str, Any]) -> bool:
     return isinstance(names, list) and any(_torch_class(str(name)) for name in names)
 
 
-def class_named(name: str, *, path: Path | None = None) -> type[Any]:
+def class_named(name: str, *, path: Location | None = None) -> type[Any]:
     """Return a torch model class by its name.
 
     Args:
@@ -141,7 +156,7 @@ def class_named(name: str, *, path: Path | None = None) -> type[Any]:
     return model_class
 
 
-def torch_class_of(config: Any, folder: Path) -> type[Any]:
+def torch_class_of(config: Any, folder: Location) -> type[Any]:
     """Return the class that a folder's config names, or else the bare model of its type.
 
     Raises:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from bridge_core.errors import AccessDenied, NeedsLocalPath
+from bridge_core.io import Location, exists_beside
 
 __all__ = ["files_beside"]
 
@@ -13,12 +17,17 @@ _OF_TRAINING = frozenset(
 )
 
 
-def files_beside(folder: Path) -> tuple[str, ...]:
+def files_beside(folder: Location) -> tuple[str, ...]:
     """Return the names of a folder's config, tokenizer, processor, licence and model card, sorted.
 
-    Code, weights, their indexes and the files of a training run are excluded.
+    Code, weights, their indexes and the files of a training run are excluded. Of a folder at a URL that its
+    server does not list, it is the config only.
     """
-    return tuple(sorted(entry.name for entry in folder.iterdir() if _belongs(entry.name) and entry.is_file()))
+    try:
+        entries: Iterable[Location] = list(folder.iterdir())
+    except (AccessDenied, NeedsLocalPath):
+        return ("config.json",) if exists_beside(folder / "config.json") else ()
+    return tuple(sorted(entry.name for entry in entries if _belongs(entry.name) and entry.is_file()))
 
 
 def _belongs(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bridge_core import Checkpoint, FlatState, Guidance, Library, Rule, UsageError, default_registry
 from bridge_core.checkpoint import read_config as config_in
+from bridge_core.io import exists_beside
 from ckptbridge_transformers.buffers import made_by_model
 from ckptbridge_transformers.classes import (
     CONFIG,
@@ -239,7 +240,7 @@ def _part_model(checkpoint: Checkpoint, part: FlatState, stored: Mapping[str, An
     if new.get("vocab_size") != stored.get("vocab_size"):
         notes.append("the tokenizer is the complete one; the model has no rows for its later ids")
     generation = checkpoint.folder / "generation_config.json"
-    if generation.is_file() and isinstance(new.get("vocab_size"), int):
+    if exists_beside(generation) and isinstance(new.get("vocab_size"), int):
         values = config_in(generation)
         within = {**values, **ids_within(values, new["vocab_size"])}
         if within != values:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from bridge_core import (
     open_state,
     plan_conversion,
 )
+from bridge_core.io import is_location
 from bridge_core.plan import Mismatch, PlanWarning
 from bridge_core.state import join_key
 from ckptbridge_transformers.buffers import made_by_model
@@ -178,7 +178,7 @@ def left_out_text(loaded: Loaded) -> str:
 @contextlib.contextmanager
 def _opened(source: Any, registry: Registry) -> Iterator[FlatState]:
     """Yield the state of a source; a file is closed afterwards."""
-    if isinstance(source, str | os.PathLike):
+    if is_location(source):
         with open_state(source, registry=registry) as state:
             yield state
         return
