@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
 import urllib.parse
@@ -143,8 +144,8 @@ class _OptionalMethod:
     def __init__(self, guarded: _GuardedFileSystem, name: str, doing: str) -> None:
         self._guarded, self._name, self._doing = guarded, name, doing
 
-    def __call__(self, url: str, *given: Path | Sequence[str]) -> Any:
-        method = getattr(self._guarded._system, self._name)
+    def __call__(self, url: str, *given: Any, **named: Any) -> Any:
+        method = functools.partial(getattr(self._guarded._system, self._name), **named)
         return self._guarded._call(url, self._doing, method, url, *given)
 
 
