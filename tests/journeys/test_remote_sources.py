@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import os
+import re
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +238,17 @@ def test_inspect_reads_headers_only(large, system, monkeypatch):
     assert len(served.system.made("pinned")) == 1
     assert len(served.system.made("entries")) <= 1
     assert len(requests) <= 8 * (1 if served.lists else 2) + 6
+
+
+@pytest.mark.parametrize("system", ["memory", "unlisted"])
+def test_headers_of_shards_are_read_at_the_same_time(large, system):
+    with SYSTEMS[system](large) as served:
+        together = threading.Barrier(4)
+        is_shard = re.compile(r"model-\d+-of").search
+        served.system.on_read = lambda request: is_shard(request.url) and together.wait(timeout=30)
+        with open_state(served.url("model.safetensors.index.json"), registry=served.registry) as state:
+            assert len(state) == 32
+        assert served.system.reads <= 10
 
 
 @pytest.mark.parametrize("system", ["memory", "unlisted"])

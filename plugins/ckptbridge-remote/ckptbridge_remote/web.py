@@ -10,6 +10,7 @@ from typing import Any
 
 from bridge_core.errors import SourceNotFound, UsageError
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
+from ckptbridge_remote.addresses import is_address
 from ckptbridge_remote.obstore_module import StoreCache, for_reading, load_obstore
 from ckptbridge_remote.ranges import file_at, read_range
 from ckptbridge_remote.store_errors import Advice, requests_to
@@ -37,18 +38,18 @@ class Web:
         """Return the URL itself.
 
         Raises:
-            UsageError: It has no host, or is that of a page of the Hugging Face hub.
+            UsageError: It is not valid, or is that of a page of the Hugging Face hub.
         """
         if match := _HUB_PAGE.match(url):
             repo, revision, path = match[1], match[2], match[3] or ""
             hint = f"Write hf://{repo}@{revision}{path}"
             raise UsageError("the URL is that of a page, not of a file.", path=shown_url(url), hint=hint)
-        if not re.match(r"[^:]", _authority(url).rpartition("@")[2]):
-            raise UsageError("the URL has no host.", path=shown_url(url))
+        _check(url)
         return url
 
     def entry(self, url: str) -> RemoteEntry | None:
         """Return the file at a URL, or None; a URL that ends with a slash is a folder's."""
+        _check(url)
         path = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
         name = urllib.parse.unquote(path.rpartition("/")[2])
         if not name:
@@ -90,6 +91,14 @@ def _store_at(base: str, user: str) -> Any:
     return load_obstore().store.HTTPStore(
         base, **for_reading(plain=base.startswith("http://"), headers=headers)
     )
+
+
+def _check(url: str) -> None:
+    if not is_address(url):
+        hint = "Write https://host/path, or https://host:port/path."
+        raise UsageError(
+            "the URL has no host, or a host or port that cannot exist.", path=shown_url(url), hint=hint
+        )
 
 
 def _authority(url: str) -> str:

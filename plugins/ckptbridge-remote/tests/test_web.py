@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import base64
 import socket
+import sys
 import traceback
+from datetime import timedelta
 
 import pytest
 from support.errors import refused
@@ -17,7 +19,7 @@ from bridge_core.errors import (
     UsageError,
 )
 from bridge_core.io import FileSystem, RemotePath, WritableFileSystem
-from ckptbridge_remote import Web
+from ckptbridge_remote import Web, obstore_module
 
 pytest.importorskip("obstore")
 
@@ -261,12 +263,41 @@ def test_pages_of_the_hub(web):
 
 
 def test_urls_without_a_host(web):
-    for url in ("https:///w", "https://", "http://:80/w", "https://?x"):
-        with refused(UsageError, "host"):
-            web.pinned(url)
+    for url in (
+        "https:///w",
+        "https://",
+        "http://:80/w",
+        "https://?x",
+        "https://host:99999/w",
+        "https://[::1/w",
+    ):
+        for request in (web.pinned, web.entry):
+            with refused(UsageError, "host"):
+                request(url)
 
 
 def test_without_obstore(web, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     with refused(MissingDependency, "obstore", hint="pip install 'ckptbridge[remote]'"):
         web.entry("https://host/w")
+
+
+def test_a_server_that_does_not_answer(server, monkeypatch):
+    monkeypatch.setattr(obstore_module, "_WAITING", timedelta(milliseconds=50))
+    waits = server.fail("waits")
+    with refused(RemoteFailure, "in time") as caught:
+        Web().entry(f"{server.url}/model/w.bin")
+    waits.event.set()
+    assert caught.value.is_temporary
+
+
+def test_what_a_panic_of_the_client_becomes(web, server, monkeypatch):
+    panic = type("PanicException", (BaseException,), {})
+
+    def fails(*_args, **_options):
+        raise panic("s3cr3t")
+
+    monkeypatch.setattr("obstore.get", fails)
+    with refused(RemoteFailure, "PanicException") as caught:
+        web.entry(f"{server.url}/model/w.bin")
+    assert "s3cr3t" not in str(caught.value)
