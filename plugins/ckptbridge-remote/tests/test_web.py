@@ -195,6 +195,55 @@ def test_redirects_are_followed(web, server, monkeypatch):
     assert not caught.value.is_temporary
 
 
+def test_the_query_of_a_url_is_sent_to_its_host_only(web, server):
+    url = f"http://me:p4ssw0rd@127.0.0.1:{server.port}/w?token=s1gn4ture"
+    with HttpServer({"there/w": b"123"}) as other:
+        server.fail("redirect", headers={"Location": f"{other.url}/there/w?signed=1"})
+        entry = web.entry(url)
+        assert (entry.name, entry.size) == ("w", 3)
+        assert bytes(web.read(url, 1, 2, entry).data) == b"23"
+        assert len(server.requests) == 1, "the place is remembered"
+        assert server.requests[0].path == "/w?token=s1gn4ture"
+        assert server.requests[0].headers["authorization"].startswith("Basic ")
+        sent = str([request.headers for request in other.requests])
+        assert "s1gn4ture" not in sent
+        assert "authorization" not in sent
+        assert {request.path for request in other.requests} == {"/there/w?signed=1"}
+
+
+def test_a_place_that_has_expired_is_asked_for_again(web, server):
+    url = f"{server.url}/w?token=s1gn4ture"
+    with HttpServer({"w": b"123"}) as other:
+        server.fail("redirect", headers={"Location": f"{other.url}/w?signed=1"})
+        entry = web.entry(url)
+        server.fail("redirect", headers={"Location": f"{other.url}/w?signed=2"})
+        other.fail(403, when=lambda request: "signed=1" in request.path)
+        assert bytes(web.read(url, 0, 3, entry).data) == b"123"
+        other.fail(403)
+        with refused(AccessDenied, f"{server.url}/w"):
+            web.read(url, 0, 3, entry)
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:{port}/w?a", "ftp://127.0.0.1:{port}/w"])
+def test_redirects_of_a_query_that_lead_nowhere(web, server, target):
+    server.fail("redirect", headers={"Location": target.format(port=server.port)})
+    with refused(RemoteFailure, f"{server.url}/w", "redirect") as caught:
+        web.entry(f"{server.url}/w?token=s1gn4ture")
+    assert not caught.value.is_temporary
+
+
+def test_a_server_with_a_query_that_cannot_be_reached(web, server):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with refused(RemoteFailure, f"http://127.0.0.1:{port}/w:", "connection") as caught:
+            web.entry(f"http://127.0.0.1:{port}/w?token=s1gn4ture")
+    assert caught.value.is_temporary
+    with refused(RemoteFailure, "TLS") as caught:
+        web.entry(f"https://127.0.0.1:{server.port}/w?token=s1gn4ture")
+    assert not caught.value.is_temporary
+
+
 def test_a_password_is_sent_to_its_host_only(web, server):
     url = f"http://me%40lab:p%3Aw@127.0.0.1:{server.port}/model/w.bin"
     assert web.entry(url).size == len(CONTENT)
@@ -266,6 +315,7 @@ def test_causes_of_a_missing_answer(web, monkeypatch, text, named, is_temporary)
     def fails(*_args, **_options):
         raise obstore.exceptions.GenericError(CONNECT % text)
 
+    monkeypatch.setattr("ckptbridge_remote.web.final_url", lambda url, headers: url)
     monkeypatch.setattr("obstore.get", fails)
     with refused(RemoteFailure, "https://host/w", named) as caught:
         web.entry("https://host/w?sig=s1gn4ture")
