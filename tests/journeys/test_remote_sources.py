@@ -463,7 +463,7 @@ def test_formats_that_need_a_path_name_the_command(tmp_path):
     system = Store(
         {"bucket/w.h5": (tmp_path / "w.h5").read_bytes(), "bucket/m/model.h5": b"\x89HDF\r\n\x1a\n"}
     )
-    registry = default_registry().extend(system)
+    registry = default_registry().with_tables(filesystems={}).extend(system)
     for url, where in (("s3://bucket/w.h5", "s3://bucket/w.h5"), ("s3://bucket/m", "s3://bucket/m/model.h5")):
         with refused(NeedsLocalPath, where, "hdf5", hint=f"aws s3 cp {where} ."):
             open_state(url, registry=registry)
@@ -473,7 +473,7 @@ def test_formats_that_need_a_path_name_the_command(tmp_path):
 def test_orbax_checkpoints_are_recognised_by_their_names(tmp_path, monkeypatch):
     pytest.importorskip("ckptbridge_orbax")
     system = Store({"bucket/run/3/default/_METADATA": b"{}", "bucket/run/3/default/manifest.ocdbt": b"x"})
-    registry = default_registry().extend(system)
+    registry = default_registry().with_tables(filesystems={}).extend(system)
     for url in ("s3://bucket/run", "s3://bucket/run/3"):
         for use in (
             lambda url: open_state(url, registry=registry),
