@@ -131,8 +131,8 @@ class WritableFileSystem(FileSystem, Protocol):
 class CommitsFolders(FileSystem, Protocol):
     """A file system that writes the files of a folder in one step: all of them or none.
 
-    A step is a commit, for example. It has no method for a single object: a destination on it is written to a temporary folder on this
-    machine first, and then uploaded at once.
+    Such a step is a commit, for example. There is no method for a single object: a destination is written to
+    a temporary folder on this machine first, and then uploaded at once.
     """
 
     def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:
