@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         rules as rules,
         state as state,
         transfer as transfer,
+        work as work,
     )
     from bridge_core.checkpoint import (
         open_state as open_state,
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
     from bridge_core.conversion import (
         Report as Report,
         convert as convert,
+        finish_work as finish_work,
         from_neutral as from_neutral,
+        make_work as make_work,
         plan_conversion as plan_conversion,
+        run_part as run_part,
         to_neutral as to_neutral,
         verify as verify,
+        work_status as work_status,
     )
     from bridge_core.errors import (
         AccessDenied as AccessDenied,
@@ -132,12 +137,18 @@ if TYPE_CHECKING:
         compare_states as compare_states,
         load_values as load_values,
     )
+    from bridge_core.work import (
+        verify_manifest as verify_manifest,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "checkpoint": "open_state save_state",
-            "conversion": "convert from_neutral plan_conversion Report to_neutral verify",
+            "conversion": (
+                "convert finish_work from_neutral make_work plan_conversion Report run_part to_neutral "
+                "verify work_status"
+            ),
             "errors": (
                 "AccessDenied AmbiguousLayerError BadInputError BridgeError BridgeWarning "
                 "ConversionError ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
@@ -163,9 +174,11 @@ else:
                 "StateMetadata Tensor TensorSpec"
             ),
             "transfer": "compare_states load_values Progress",
+            "work": "verify_manifest",
         },
         packages=(
-            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer"
+            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state "
+            "transfer work"
         ),
         moved={
             "Array": "bridge_core.state:Array",

@@ -10,6 +10,7 @@ from pathlib import Path
 from bridge_core.checkpoint.destination_errors import shown_as
 from bridge_core.checkpoint.destinations import as_destined
 from bridge_core.checkpoint.file_writing import FileWriter
+from bridge_core.checkpoint.own_files import describes_old_weights, remove_manifest_of
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import plan_files
 from bridge_core.checkpoint.write_checks import checked_state, refuse_other_checkpoint
@@ -75,6 +76,7 @@ def _write_file(writer: FileWriter, destination: Path) -> Saved:
         with shown_as(temporary, destination):
             sums.update(writer.fill(writer.state, temporary, destination))
         writer.meter.finish()
+    remove_manifest_of(destination)
     return Saved((destination,), writer.format.name, size, sums, writer.overflows)
 
 
@@ -102,7 +104,12 @@ def _write_folder(writer: FileWriter, destination: Path) -> Saved:
         destination,
         overwrite=options.overwrite,
         check=check,
-        keep=lambda entry: entry.is_dir() or not (weights(entry.name) or entry.name in sidecar_files),
+        keep=lambda entry: (
+            not (
+                describes_old_weights(entry.name)
+                or (not entry.is_dir() and (weights(entry.name) or entry.name in sidecar_files))
+            )
+        ),
     ) as temporary:
         with shown_as(temporary, destination):
             for file in planned.files:

@@ -23,6 +23,7 @@ from bridge_core.io import (
     scheme_of,
     scratch_folder,
     shown_url,
+    sweep,
     system_failures,
 )
 from bridge_core.plugins import Registry
@@ -94,6 +95,14 @@ class Destination(Protocol):
         """
         ...
 
+    def sweep(self, name: str) -> None:
+        """Remove what killed writers of a file left in the folder.
+
+        Args:
+            name: The name of the file.
+        """
+        ...
+
     def remove_if_empty(self) -> None:
         """Remove the folder itself if it holds nothing."""
         ...
@@ -157,6 +166,11 @@ class LocalFolder:
         path = self.path / _plain(name)
         with system_failures(path, "removing"):
             path.unlink(missing_ok=True)
+
+    def sweep(self, name: str) -> None:
+        """Remove temporary neighbours whose writers are gone."""
+        with system_failures(self.path, "reading"):
+            sweep((self.path / _plain(name)).absolute())
 
     def remove_if_empty(self) -> None:
         """Remove the folder if it is empty."""
@@ -248,6 +262,9 @@ class StoreFolder:
         """Remove a file; a failed request is repeated."""
         place = self.place(name)
         repeated(lambda: self.system.remove(place.url), "removing the file", str(place))
+
+    def sweep(self, name: str) -> None:
+        """Do nothing: a store has no temporary files."""
 
     def remove_if_empty(self) -> None:
         """Do nothing: a folder without files does not exist."""

@@ -36,7 +36,7 @@ def copy_file(source: SourceFile | bytes, path: Path) -> None:
 
 
 def fill_file(source: SourceFile | bytes, path: Path) -> None:
-    """Copy a file in blocks of 1 MiB, or the content that is given, to an empty file that exists.
+    """Copy a file, or the content that is given, to an empty file that exists.
 
     Raises:
         SystemFailure: Writing failed.
@@ -54,7 +54,12 @@ def fill_file(source: SourceFile | bytes, path: Path) -> None:
 
 
 def check_copy(source: SourceFile | bytes, path: Path, *, read_again: bool) -> None:
-    """Check that a source did not change while it was copied, and with ``read_again`` the bytes of the copy.
+    """Check that a source did not change while it was copied, and that the copy is right.
+
+    Args:
+        source: What was copied.
+        path: The copy.
+        read_again: Whether to compare the bytes of the copy.
 
     Raises:
         VerificationError: The copy's bytes differ from the source's.

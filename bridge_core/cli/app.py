@@ -35,6 +35,7 @@ _COMMANDS = {
     "inspect": "Show what is in a file, from its header only.",
     "plan": "Show what a conversion would do.",
     "convert": "Convert, and verify what was written.",
+    "work": "Convert in parts, in several processes or on several machines.",
     "verify": "Check that a file holds another's weights, through the plan.",
     "match": "Propose the rules between two models, from names and shapes.",
     "diff": "Compare names, shapes, dtypes and values of two files.",

@@ -8,12 +8,19 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.conversion.comparison import verify as verify
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
+    from bridge_core.conversion.in_parts import (
+        finish_work as finish_work,
+        make_work as make_work,
+        run_part as run_part,
+        work_status as work_status,
+    )
     from bridge_core.conversion.inputs import (
         known_module as known_module,
         opened as opened,
         state_of as state_of,
     )
     from bridge_core.conversion.model_factory import load_factory as load_factory
+    from bridge_core.conversion.part_reports import PartReport as PartReport, WorkStatus as WorkStatus
     from bridge_core.conversion.recipes import (
         RecognisedRecipe as RecognisedRecipe,
         named_recipe as named_recipe,
@@ -32,8 +39,10 @@ else:
             "comparison": "verify",
             "convert": "convert plan_conversion",
             "in_memory": "from_neutral to_neutral",
+            "in_parts": "finish_work make_work run_part work_status",
             "inputs": "known_module opened state_of",
             "model_factory": "load_factory",
+            "part_reports": "PartReport WorkStatus",
             "recipes": "RecognisedRecipe named_recipe recognised_recipes",
             "report": "Report",
             "selection": "as_only",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,22 @@ from bridge_core.checkpoint import WriteOptions, as_destined, guided, write_chec
 from bridge_core.conversion.inputs import located, opened, refuse_empty
 from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
+from bridge_core.conversion.rule_errors import naming_rule
 from bridge_core.conversion.source_plan import plan_source
-from bridge_core.errors import PlanError
+from bridge_core.errors import UsageError
 from bridge_core.io import RemotePath
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
+from bridge_core.public import require_bool
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from bridge_core.conversion.recipes import GivenRecipe
 else:
-    GivenRecipe = Any  # most conversions have no recipe, and need not import its module
+    Executor = GivenRecipe = Any  # most conversions have neither, and need not import their modules
 
 __all__ = ["convert", "plan_conversion"]
 
@@ -164,6 +167,9 @@ def convert(
     step: int | None = None,
     to_step: int | None = None,
     to_item: str | None = None,
+    resume: bool = False,
+    manifest: bool = False,
+    executor: Executor | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
@@ -212,6 +218,27 @@ def convert(
         to_step: Number of the step to write, in a format whose checkpoints have steps; ``dst`` is then the
             folder that holds the steps. None to write ``dst`` itself.
         to_item: Name of the item to write, in a format whose checkpoints have items, as ``"params"``.
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+<<<<<<< HEAD
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+        executor: An executor as those of `concurrent.futures`, whose workers write the files of the folder,
+            several at a time, as with ``resume``; None to write them here. The workers need the source, the
+            destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
+            part, of which four are made for a worker, and ``progress`` is called when one is complete.
+=======
+>>>>>>> w-work
         registry: As in `plan_conversion`.
 
     Returns:
@@ -225,6 +252,51 @@ def convert(
         UsageError: As in `plan_conversion`.
     """
     registry = given_registry(registry)
+    require_bool("resume", resume)
+    require_bool("manifest", manifest)
+    if resume or executor is not None:
+        by = "executor=" if executor is not None else "resume=True (--resume)"
+        _refuse_in_parts(by, overwrite=overwrite, verify=not verify, to_step=to_step, to_item=to_item)
+        given = {
+            "to": to,
+            "format": format,
+            "like": like,
+            "model": model,
+            "rules": rules,
+            "recipe": recipe,
+            "only": only,
+            "accept_guesses": accept_guesses,
+            "allow_missing": allow_missing,
+            "allow_unexpected": allow_unexpected,
+            "allow_mismatched": allow_mismatched,
+            "allow_unclaimed": allow_unclaimed,
+            "allow_inexact": allow_inexact,
+            "dtype": dtype,
+            "max_shard_size": max_shard_size,
+            "layout": layout,
+            "follow_links": follow_links,
+            "entry": entry,
+            "step": step,
+        }
+        if executor is not None:
+            from bridge_core.conversion.by_executor import convert_by_executor
+
+            return convert_by_executor(
+                src,
+                dst,
+                given,
+                registry,
+                executor,
+                resume=resume,
+                workers=workers,
+                max_ram=max_ram,
+                progress=progress,
+            )
+        from bridge_core.conversion.in_parts import convert_resumably
+
+        return convert_resumably(
+            src, dst, given, registry, workers=workers, max_ram=max_ram, progress=progress
+        )
     destined = as_destined(dst, registry)
     permissions = Permissions.of(
         accept_guesses,
@@ -260,20 +332,43 @@ def convert(
             guided(
                 writing, known, source, destined, registry, layout=result.layout, follow_links=follow_links
             ) as writing,
-            _naming_rule(plan),
+            naming_rule(plan),
         ):
+            if manifest:
+                from bridge_core.conversion.manifests import refuse_without_files, write_manifest
+
+                refuse_without_files(destined, writing, registry, layout=result.layout)
             saved = write_checkpoint(result, destined, writing, registry)
-    folder = destined if isinstance(destined, RemotePath) else Path(destined)
-    sidecar_files = tuple(folder / name for name in writing.sidecar_files)
+            folder = destined if isinstance(destined, RemotePath) else Path(destined)
+            sidecar_files = tuple(folder / name for name in writing.sidecar_files)
+            if manifest:
+                write_manifest(
+                    source,
+                    plan,
+                    known,
+                    options,
+                    saved,
+                    sidecar_files,
+                    registry,
+                    is_folder=writing.fills_folder(destined),
+                    budget=writing.budget,
+                )
     return Report.of(plan, saved, sidecar_files, verified=verify)
 
 
-@contextmanager
-def _naming_rule(plan: Plan) -> Iterator[None]:
-    """Add where the rule is to an error about the values of a tensor that it makes."""
-    try:
-        yield
-    except PlanError as err:
-        rules = (step.rule for step in plan.steps if step.rule and err.key in step.targets)
-        err.path = err.path or next(rules, None)
-        raise
+def _refuse_in_parts(by: str, **given: Any) -> None:
+    """Refuse arguments that a conversion in parts does not have."""
+    reasons = {
+        "overwrite": "nothing is replaced; give a new folder",
+        "verify": "every file is verified before it appears",
+        "to_step": "only folders of files are written",
+        "to_item": "only folders of files are written",
+    }
+    written = {"overwrite": "overwrite=True (--overwrite)", "verify": "verify=False (--no-verify)"}
+    for name, reason in reasons.items():
+        if given[name] not in (None, False):
+            argument = written.get(name, f"{name}= (--{name.replace('_', '-')})")
+            raise UsageError(
+                f"{argument} cannot be combined with {by}: {reason}.",
+                hint=f"Remove {argument}.",
+            )

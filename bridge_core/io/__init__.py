@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
-    from bridge_core.io.temporaries import scratch_folder as scratch_folder
+    from bridge_core.io.temporaries import scratch_folder as scratch_folder, sweep as sweep
     from bridge_core.io.toml_text import (
         TomlText as TomlText,
         parse_toml as parse_toml,
@@ -101,7 +101,7 @@ else:
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
-            "temporaries": "scratch_folder",
+            "temporaries": "scratch_folder sweep",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
             "urls": "child_url parent_url scheme_of shown_url",
         },

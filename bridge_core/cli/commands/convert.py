@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.completion import a_file, a_format
+from bridge_core.cli.completion import a_file
 from bridge_core.cli.options import (
-    a_size,
     dtype_option,
     examples,
     json_option,
@@ -18,6 +17,7 @@ from bridge_core.cli.options import (
 )
 from bridge_core.cli.report import convert_lines
 from bridge_core.cli.terminal import aside, print_json, say
+from bridge_core.cli.writing_options import format_option, max_ram_option, shard_size_option, workers_option
 
 __all__ = ["convert"]
 
@@ -32,26 +32,15 @@ __all__ = ["convert"]
         "ckptbridge convert model.safetensors checkpoints/ --to flax --format orbax --to-step 0",
         "ckptbridge convert model.safetensors model.msgpack --to flax --allow-unclaimed 'mixer.**'",
         "ckptbridge convert llama/ tiny/ --to torch --only model.layers=2",
+        "ckptbridge convert llama/ out/ --to flax --resume",
     ),
 )
 @click.argument("src", shell_complete=a_file)
 @click.argument("dst", shell_complete=a_file)
 @target_options
-@click.option(
-    "--format",
-    "format",
-    metavar="FORMAT",
-    shell_complete=a_format,
-    help="Format of DST, as 'ckptbridge plugins' lists them; by default that of its extension, or else the "
-    "usual one of the layout.",
-)
+@format_option
 @dtype_option
-@click.option(
-    "--max-shard-size",
-    type=a_size,
-    metavar="SIZE",
-    help="Write a folder of shards of at most this size, e.g. 5GB, and an index.",
-)
+@shard_size_option
 @click.option(
     "--to-step",
     type=click.IntRange(min=0),
@@ -61,9 +50,19 @@ __all__ = ["convert"]
 @click.option(
     "--to-item", metavar="NAME", help="Write the item NAME, where the format has items, e.g. params."
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of threads.")
-@click.option("--max-ram", type=a_size, metavar="SIZE", help="Memory for all buffers together, e.g. 512MB.")
+@workers_option
+@max_ram_option
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Write the files of a folder one by one; after an interruption the same command goes on.",
+)
+@click.option(
+    "--manifest",
+    is_flag=True,
+    help="Write digests of the files and checksums of the tensors too, for 'ckptbridge verify --manifest'.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not read back and compare what was written.")
 @json_option
 @click.option("--quiet", is_flag=True, help="Print only errors and warnings.")

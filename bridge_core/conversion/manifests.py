@@ -1,0 +1,141 @@
+"""Writes the manifest of a conversion that was written in one part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bridge_core.checkpoint import (
+    MANIFEST_NAME,
+    Saved,
+    WriteOptions,
+    checksum,
+    chosen_format,
+    destination_at,
+    manifest_name,
+    open_state,
+)
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.prepared_work import plan_digest, source_identity, versions_of
+from bridge_core.errors import UsageError, VerificationError
+from bridge_core.formats import FolderFormat
+from bridge_core.io import Location, RemotePath, open_location
+from bridge_core.plan import Plan
+from bridge_core.plugins import Guidance, Registry
+from bridge_core.state import FlatState
+from bridge_core.transfer import Budget
+from bridge_core.work import Manifest, SourceIdentity, WrittenFile, file_digest, specs_digest, tensor_sums
+
+__all__ = ["refuse_without_files", "write_manifest"]
+
+
+def refuse_without_files(
+    destination: str | os.PathLike[str] | RemotePath,
+    writing: WriteOptions,
+    registry: Registry,
+    *,
+    layout: str | None,
+) -> None:
+    """Refuse a manifest of a format that writes a checkpoint as one, before anything is written.
+
+    Args:
+        destination: The destination.
+        writing: The options of writing.
+        registry: The plugins.
+        layout: The layout of what is written.
+
+    Raises:
+        UsageError: The format is such a one.
+    """
+    used = chosen_format(destination, writing, registry, layout=layout)
+    if isinstance(used, FolderFormat):
+        raise UsageError(
+            f"manifest=True (--manifest) records single files, and the format {used.name} writes a "
+            "checkpoint as one.",
+            hint='Pass format="safetensors" (--format safetensors), or compare with the source: ckptbridge '
+            "verify SRC DST.",
+        )
+
+
+def write_manifest(
+    source: FlatState,
+    plan: Plan,
+    known: Guidance,
+    options: ConversionOptions,
+    saved: Saved,
+    sidecar_files: Iterable[Location],
+    registry: Registry,
+    *,
+    is_folder: bool,
+    budget: Budget,
+) -> None:
+    """Write the manifest next to what was written, whose files are read once more.
+
+    Args:
+        source: The state of the source.
+        plan: The plan.
+        known: What a model library adds.
+        options: The options of the conversion.
+        saved: What was written.
+        sidecar_files: Files that were copied next to it.
+        registry: The plugins.
+        is_folder: Whether a folder was written, and not one file.
+        budget: Threads and memory.
+
+    Raises:
+        VerificationError: A file is no longer what was written.
+        SystemFailure: The system failed.
+    """
+    used = registry.any_format(saved.format)
+    *weights, last = map(_afresh, saved.files)
+    # The index of a sharded set has no tensors.
+    with_tensors = weights or [last]
+    files = [_written_file(file, saved, registry, budget) for file in with_tensors]
+    files += map(_other_file, (*([last] if weights else []), *map(_afresh, sidecar_files)))
+    text, identity = _named_source(source)
+    versions = versions_of(plan, source, known, used, registry, options)
+    manifest = Manifest(text, identity, plan_digest(plan), versions, saved.format, tuple(files))
+    folder = destination_at(last.parent if isinstance(last, RemotePath) else str(last.parent), registry)
+    name = MANIFEST_NAME if is_folder else manifest_name(last.name)
+    document = manifest.to_text().encode()
+
+    def write(path: Path) -> None:
+        path.write_bytes(document)
+
+    folder.put(name, write)
+
+
+def _named_source(source: FlatState) -> tuple[str, SourceIdentity]:
+    """Return what a manifest records of a source; nothing but its tensors if it was in memory."""
+    if source.location is None:
+        return "", SourceIdentity((), specs_digest(source.specs()))
+    return str(source.location), source_identity(source)
+
+
+def _afresh(place: Location) -> Location:
+    """Return a place of which nothing is remembered that its server said before it was written."""
+    return RemotePath(place.system, place.url) if isinstance(place, RemotePath) else place
+
+
+def _other_file(place: Location) -> WrittenFile:
+    with open_location(place) as file:
+        size = file.size
+    return WrittenFile(place.name, size, file_digest(place))
+
+
+def _written_file(place: Location, saved: Saved, registry: Registry, budget: Budget) -> WrittenFile:
+    """Return what is recorded of a file of weights, whose tensors are compared with what was written."""
+    with open_state(place, format=saved.format, registry=registry) as state:
+        sums = {key: checksum(state.tensor(key), budget) for key in state}
+        differing = [key for key, crc in sums.items() if saved.checksums.get(key, crc) != crc]
+        if differing:
+            raise VerificationError(
+                "the file was changed after it was written.",
+                path=str(place),
+                key=differing[0],
+                hint="Convert again, and let no other program write to the destination.",
+            )
+        tensors = tensor_sums(state, sums)
+    other = _other_file(place)
+    return WrittenFile(other.name, other.size, other.sha256, tensors)
