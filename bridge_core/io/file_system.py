@@ -63,7 +63,7 @@ class FileSystem(Protocol):
     """The beginnings of its URLs, without ``://``: ``("s3",)``."""
 
     def pinned(self, url: str) -> str:
-        """Return the URL that names the same content while it is read, such as a commit's.
+        """Return the URL of the content that is there now; the URL itself where it names no version.
 
         It is called once, when a source is opened: a branch becomes a commit.
 
@@ -119,7 +119,7 @@ class WritableFileSystem(FileSystem, Protocol):
         ...
 
     def remove(self, url: str) -> None:
-        """Remove a file; one that does not exist is not an error.
+        """Remove a file; if it does not exist, nothing happens.
 
         Args:
             url: The file.

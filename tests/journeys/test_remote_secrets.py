@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.memory_filesystem import MemoryFileSystem
-from support.remote_systems import WEIGHTS, Ran, write_sources
+from support.remote_systems import SYSTEMS, WEIGHTS, Ran, write_sources
 
 import bridge_core
 from bridge_core import convert, default_registry, open_state, save_state, verify
@@ -77,6 +77,7 @@ def commands():
         ("plan", flax, "--to", "torch", "--like", source),
         ("plan", source, *to, f"--like={secret('folder/model.safetensors')}"),
         ("plan", secret("folder/config.json"), *to),
+        ("plan", secret("unclear.pt"), *to),
         ("convert", source, "out.msgpack", *to),
         ("convert", sharded, "out/", *to, "--max-shard-size", "300"),
         ("convert", gone, "out2.npz", *to),
@@ -107,6 +108,11 @@ def test_no_command_shows_a_secret(guarded, words, options, tmp_path, monkeypatc
     names = [str(path) for path in tmp_path.rglob("*")]
     assert_no_secret(ran.out, ran.err, *written, *names)
     assert not system.without_password
+
+
+def test_a_refusal_repeats_the_command_without_a_secret(guarded, monkeypatch):
+    ran = Ran(guarded[1], monkeypatch, "plan", secret("unclear.pt"), "--to", "flax")
+    assert "plan mem://host/unclear.pt" in ran.err.partition("Most likely to go on")[2]
 
 
 def test_no_error_shows_a_secret(guarded, tmp_path, monkeypatch):
@@ -149,3 +155,19 @@ def test_the_metadata_of_a_state_and_of_a_written_file_has_no_secret(guarded, tm
         assert state.check_unchanged() is None
     report = convert(secret("a.pt"), tmp_path / "o.npz", to="neutral", registry=registry)
     assert_no_secret(json.dumps(report.to_json()), (tmp_path / "o.npz").read_bytes().decode("latin-1"))
+
+
+def test_the_credentials_of_a_web_server_are_sent_and_not_shown(sources, tmp_path, monkeypatch):
+    with SYSTEMS["web"](sources) as served:
+        url = served.url("a.pt").replace("://", "://someone:PASSWORD@") + "?sig=SIGNATURE"
+        for words in (
+            ("convert", url, tmp_path / "o.msgpack", "--to", "flax", "-vv"),
+            ("inspect", url, "--json"),
+        ):
+            ran = Ran(served.registry, monkeypatch, *words)
+            assert ran.code == 0, ran.err
+            assert_no_secret(ran.out, ran.err)
+        with pytest.raises(BridgeError) as caught:
+            open_state(url.replace("a.pt", "gone.pt"), registry=served.registry)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert_no_secret(*(line for line in shown.splitlines() if "replace(" not in line))
