@@ -58,6 +58,11 @@ ROOMS = (
             ("bridge_core.transfer", "Comparison"),
             ("bridge_core.io", "parse_json"),
             ("bridge_core.io", "SourceFolder"),
+            ("bridge_core.io", "FileSystem"),
+            ("bridge_core.io", "WritableFileSystem"),
+            ("bridge_core.io", "CommitsFolders"),
+            ("bridge_core.io", "RemoteEntry"),
+            ("bridge_core.io", "RangeAnswer"),
         ),
     ),
     Room("bridge_core.errors", "what every error and warning holds", without="about_tensor"),
@@ -67,7 +72,7 @@ ROOMS = (
         "bridge_core.plugins",
         "hooks, the registry, frameworks, libraries, recipes",
         without="branches_of cause_of check_recorded_layers closed_with composite_layers given_registry "
-        "guarded_state held_layers is_interrupt missing_provider names_of plugin_failures providers_of "
+        "guarded_state guarded_system held_layers is_interrupt missing_provider names_of plugin_failures providers_of "
         "random_state_of SETTING_NAMES undecided_problem undetermined_layout unnamed_parts weights_of",
         more=("bridge_core.plugins.hookspecs",),
     ),

@@ -1,4 +1,4 @@
-"""What to do where a format needs a file or folder of this machine: the command that downloads it."""
+"""What to do where a format needs a file or folder of this machine: the commands that copy one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import urllib.parse
 from bridge_core.errors import NeedsLocalPath
 from bridge_core.io import RemotePath, scheme_of
 
-__all__ = ["download_command", "needs_local_path"]
+__all__ = ["download_command", "needs_local_path", "upload_command"]
 
 _REPO_TYPES = {"datasets": "dataset", "spaces": "space"}
 
@@ -64,7 +64,42 @@ def download_command(place: RemotePath, *, is_folder: bool) -> str:
     return _from_hub(url, is_folder=is_folder) if scheme == "hf" else ""
 
 
+def upload_command(place: RemotePath) -> str:
+    """Return the command that uploads a local folder; empty if none is known for the file system.
+
+    Args:
+        place: Where the folder is to be.
+
+    >>> from types import SimpleNamespace
+    >>> upload_command(RemotePath(SimpleNamespace(), "s3://models/run 1/"))
+    "aws s3 cp --recursive DIR 's3://models/run 1'"
+    >>> upload_command(RemotePath(SimpleNamespace(), "hf://org/model@next/step"))
+    'hf upload org/model DIR step --revision next'
+    """
+    url = str(place).rstrip("/")
+    scheme, quoted = scheme_of(url), shlex.quote(url)
+    if scheme == "s3":
+        return f"aws s3 cp --recursive DIR {quoted}"
+    if scheme == "gs":
+        return f"gcloud storage cp --recursive DIR {quoted}"
+    if scheme != "hf":
+        return ""
+    repo, path, options = _in_hub(url)
+    return shlex.join(["hf", "upload", repo, "DIR", *([path] if path else []), *options])
+
+
 def _from_hub(url: str, *, is_folder: bool) -> str:
+    repo, path, options = _in_hub(url)
+    words = ["hf", "download", repo]
+    if path and not is_folder:
+        words.append(path)
+    words += options
+    words += ["--include", f"{path}/**"] if path and is_folder else []
+    return shlex.join([*words, "--local-dir", "DIR"])
+
+
+def _in_hub(url: str) -> tuple[str, str, list[str]]:
+    """Return the repository of a URL, the path in it, and the options of ``hf`` for its type and revision."""
     parts = urllib.parse.unquote(url.partition("://")[2]).split("/")
     repo_type = _REPO_TYPES.get(parts[0], "")
     if repo_type:
@@ -74,10 +109,6 @@ def _from_hub(url: str, *, is_folder: bool) -> str:
     path = "/".join(parts[2:])
     if match := re.match(r"(pr/\d+|convert/[^/]+)(/|$)", path) if revision == "refs" else None:
         revision, path = f"refs/{match[1]}", path[match.end() :]
-    words = ["hf", "download", repo]
-    if path and not is_folder:
-        words.append(path)
-    words += ["--repo-type", repo_type] if repo_type else []
-    words += ["--revision", revision] if revision else []
-    words += ["--include", f"{path}/**"] if path and is_folder else []
-    return shlex.join([*words, "--local-dir", "DIR"])
+    options = ["--repo-type", repo_type] if repo_type else []
+    options += ["--revision", revision] if revision else []
+    return repo, path, options

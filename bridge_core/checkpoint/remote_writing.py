@@ -8,13 +8,13 @@ checkpoint, and from then on the new one. What belongs to the old one only is re
 from __future__ import annotations
 
 import functools
-import shlex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from bridge_core.checkpoint.destinations import Destination, LocalFolder, StoreFolder, writable
 from bridge_core.checkpoint.file_writing import FileWriter
+from bridge_core.checkpoint.local_copies import upload_command
 from bridge_core.checkpoint.remote_changes import Changes
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import PlannedFile, PlannedFiles, plan_files, write_planned_file
@@ -36,7 +36,6 @@ from bridge_core.io import (
     Location,
     RemotePath,
     SourceFile,
-    scheme_of,
     scratch_folder,
     shown_url,
 )
@@ -76,10 +75,11 @@ def write_remote_checkpoint(
         VerificationError: What was written differs from the state.
     """
     if isinstance(used, FolderFormat):
+        command = upload_command(place)
         raise NeedsLocalPath(
             f"checkpoints of the format {used.name} are written by a library that needs a local folder.",
             path=str(place),
-            hint=f"Write to a local folder, and upload it: {_upload_command(place)}",
+            hint="Write to a local folder, and upload it" + (f": {command}" if command else "."),
         )
     _refuse_own_source(state.location, place)
     writer = FileWriter(state, used, registry, options, uploads=True)
@@ -312,16 +312,3 @@ def _exists(place: RemotePath) -> DestinationExists:
 def _bare(url: str) -> str:
     """Return a URL as it names a file, without credentials, a query and a slash at its end."""
     return shown_url(url).rstrip("/")
-
-
-def _upload_command(place: RemotePath) -> str:
-    """Return the command that uploads a local folder."""
-    url = str(place)
-    scheme = scheme_of(url)
-    if scheme == "hf":
-        return "hf upload ORG/REPO FOLDER"
-    quoted = shlex.quote(url)
-    return {
-        "s3": f"aws s3 cp --recursive FOLDER {quoted}",
-        "gs": f"gcloud storage cp --recursive FOLDER {quoted}",
-    }.get(scheme or "", f"upload FOLDER to {quoted}")

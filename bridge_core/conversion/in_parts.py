@@ -100,7 +100,8 @@ def run_part(
 
     Each is written to a temporary file, read back and compared, and then appears at once, followed by its
     receipt. Files that are complete are not written again, so a part that was interrupted can be run again,
-    by two processes at a time as well.
+    by two processes at a time as well. The model and the plugins that a list names run their code, as they
+    do in `convert`: run only lists that you trust.
 
     Args:
         work: The list, its text, or the path or URL of its file.

@@ -321,10 +321,9 @@ def bridge_recipes() -> Iterable[Recipe]:
 def bridge_filesystems() -> Iterable[FileSystem]:
     '''Return file systems, whose files are read by URL.
 
-    A file system answers single requests; joining ranges, requests at the same time, repeating failed ones
-    and comparing lengths and versions are done for all of them. Its methods are called from several threads.
-    They raise ``SourceNotFound``, ``AccessDenied`` and ``RemoteFailure``, with no password, token or signed
-    URL in the text. One with `upload` and `remove` (`bridge_core.io.WritableFileSystem`) is written to, too.
+    A file system answers single requests, from several threads; joining ranges, repeating failed requests and
+    comparing versions are done for all of them. It raises ``SourceNotFound``, ``AccessDenied`` and
+    ``RemoteFailure``, without credentials in the text. `WritableFileSystem` has the methods for writing.
 
     A complete plugin, for files in zip archives, ``zip:///folder/weights.zip/model.safetensors``::
 
@@ -347,60 +346,53 @@ def bridge_filesystems() -> Iterable[FileSystem]:
                 return url  # an archive has no versions to choose from
 
             def entry(self, url):
-                archive, name = self.split(url)
-                if archive is None:
-                    return None
-                members = self.call(url, self.members, archive)
+                return self.ask(url, self.entry_of)
+
+            def entry_of(self, archive, name, members):
                 if name in members:
                     return self.described(members[name])
-                is_folder = not name or any(other.startswith(f"{name}/") for other in members)
+                is_folder = any(path.startswith(f"{name}/") for path in members)
                 return RemoteEntry(name.rpartition("/")[2]) if is_folder else None
 
             def entries(self, url):
-                archive, name = self.split(url)
-                members = self.call(url, self.members, archive) if archive else {}
-                start = f"{name}/" if name else ""
-                inside = {path[len(start) :]: path for path in members if path.startswith(start)}
+                return self.ask(url, self.entries_of) or ()
+
+            def entries_of(self, archive, name, members):
+                inside = {path[len(name) + 1 :]: path for path in members if path.startswith(f"{name}/")}
                 folders = {rest.partition("/")[0] for rest in inside if "/" in rest}
                 files = [self.described(members[path]) for rest, path in inside.items() if "/" not in rest]
                 return [*files, *map(RemoteEntry, sorted(folders))]
 
             def read(self, url, start, nbytes, entry):
-                archive, name = self.split(url)
-                if archive is None:
-                    raise SourceNotFound("the archive does not exist.", path=shown_url(url))
-                return self.call(url, self.range, archive, name, start, nbytes)
+                answer = self.ask(url, self.range_of, start, nbytes)
+                if answer is None:
+                    raise SourceNotFound("the file does not exist.", path=shown_url(url))
+                return answer
 
-            def range(self, archive, name, start, nbytes):
-                with zipfile.ZipFile(archive) as opened:  # one for each thread that reads
-                    info = opened.getinfo(name)
-                    with opened.open(info) as member:
-                        member.seek(start)
-                        return RangeAnswer(member.read(nbytes), self.described(info).version)
-
-            def members(self, archive):
-                with zipfile.ZipFile(archive) as opened:
-                    return {info.filename: info for info in opened.infolist() if not info.is_dir()}
+            def range_of(self, archive, name, members, start, nbytes):
+                if name not in members:
+                    return None
+                with archive.open(members[name]) as member:
+                    member.seek(start)
+                    return RangeAnswer(member.read(nbytes), self.described(members[name]).version)
 
             def described(self, info):
                 name = info.filename.rpartition("/")[2]
                 return RemoteEntry(name, info.file_size, f"{info.CRC:08x}-{info.file_size}")
 
-            def split(self, url):
+            def ask(self, url, question, *given):
                 path = Path(unquote(re.split("[?#]", url.removeprefix("zip://"))[0]))
-                archive = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
-                name = path.relative_to(archive).as_posix() if archive else ""
-                return archive, name if name != "." else ""
-
-            def call(self, url, method, *given):
+                file = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
+                if file is None:
+                    return None
+                name = f"/{path.relative_to(file).as_posix()}".removesuffix("/.")
                 try:
-                    return method(*given)
-                except (KeyError, FileNotFoundError):
-                    error = SourceNotFound("the file does not exist.", path=shown_url(url))
+                    with zipfile.ZipFile(file) as archive:  # one for each thread that asks
+                        members = {f"/{one.filename}": one for one in archive.infolist() if not one.is_dir()}
+                        return question(archive, name, members, *given)
                 except Exception as err:  # what zipfile raises for damaged archives is not documented
                     cause = type(err).__name__
-                    error = RemoteFailure(f"the archive cannot be read: {cause}.", path=shown_url(url))
-                raise error
+                raise RemoteFailure(f"the archive cannot be read: {cause}.", path=shown_url(url))
 
         @hookimpl
         def bridge_filesystems():

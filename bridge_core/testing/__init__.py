@@ -73,8 +73,8 @@ from bridge_core.testing.strategies import (  # noqa: E402 - as above
 __all__ = [
     "arrays",
     "bit_patterns",
-    "flat_states",
     "FileSystemContract",
+    "flat_states",
     "FolderFormatContract",
     "FormatContract",
     "FrameworkContract",

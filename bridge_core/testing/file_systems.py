@@ -14,7 +14,7 @@ __all__ = ["FileSystemContract"]
 
 
 class FileSystemContract(FileSystemEntries, FileSystemReading, FileSystemErrors, FileSystemWriting):
-    """Subclass it as ``Test...``, set ``system`` and write `put`, which puts files where it reads.
+    """Subclass it as ``Test...``, set ``system``, and let `put` store files where it reads.
 
     Tests of writing are skipped where `upload` and `remove` are missing, and tests of a server that fails
     where `failing` returns None.

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from support.errors import refused
+from support.toy_library import CONFIG, Zoo, make_folder, zoo_registry
 from support.work_parts import contents, in_one_process, list_of, without_manifest, write_source
 
 from bridge_core import (
@@ -29,13 +30,13 @@ from bridge_core import (
     verify_manifest,
     work_status,
 )
-from bridge_core.work import read_work_list
+from bridge_core.work import WorkFolder, read_work_list
 
 RECEIPTS = ".ckptbridge-work"
 
 
-def run_all(work):
-    return [run_part(work, part) for part in range(1, len(work.parts) + 1)]
+def run_all(work, **options):
+    return [run_part(work, part, **options) for part in range(1, len(work.parts) + 1)]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6, 9])
@@ -94,7 +95,7 @@ def test_a_sharded_source_and_a_template_are_found_again(tmp_path):
     assert without_manifest(tmp_path / "out") == in_one_process(tmp_path)
 
 
-def test_sidecar_files_are_copied_and_one_file_needs_no_index(tmp_path):
+def test_one_file_needs_no_index(tmp_path):
     write_source(tmp_path / "source.safetensors")
     work = make_work(tmp_path / "source.safetensors", tmp_path / "out", to="torch", parts=4)
     assert [file.name for file in work.files] == ["model.safetensors"]
@@ -103,6 +104,23 @@ def test_sidecar_files_are_copied_and_one_file_needs_no_index(tmp_path):
     assert [path.name for path in report.files] == ["model.safetensors"]
     with open_state(tmp_path / "out") as state:
         assert len(state) == 12
+
+
+def test_sidecar_files_of_a_model_library_are_copied_and_belong_to_the_source(tmp_path):
+    source, registry = make_folder(tmp_path / "zoo"), zoo_registry(Zoo(base_name="net"))
+    options = {"to": "flax", "max_shard_size": 100, "registry": registry}
+    work = make_work(source, tmp_path / "out", parts=2, **options)
+    assert CONFIG in {file.name for file in work.identity.files}
+    assert work.versions["tests"] == ""
+    run_all(work, registry=registry)
+    report = finish_work(work, registry=registry)
+    assert report.sidecar_files == (tmp_path / "out" / CONFIG,)
+    convert(source, tmp_path / "one/", **options)
+    assert without_manifest(tmp_path / "out") == contents(tmp_path / "one")
+    assert verify_manifest(tmp_path / "out").files == len(report.files) + 1
+    (source / CONFIG).write_text((source / CONFIG).read_text() + " ")
+    with refused(IntegrityError, CONFIG):
+        finish_work(work, registry=registry)
 
 
 def test_files_that_are_complete_are_not_written_again(tmp_path):
@@ -201,9 +219,10 @@ def test_a_receipt_of_another_file_counts_for_nothing(tmp_path):
     work = list_of(tmp_path, 1)
     run_all(work)
     receipts = tmp_path / "out" / RECEIPTS
-    other = (receipts / f"{work.files[0].name}.receipt.json").read_bytes()
-    (receipts / f"{work.files[1].name}.receipt.json").write_bytes(other)
-    assert run_part(work, 1).written == (work.files[1].name,)
+    first, second = (file.name for file in work.files[2:4])
+    assert (tmp_path / "out" / first).stat().st_size == (tmp_path / "out" / second).stat().st_size
+    (receipts / f"{second}.receipt.json").write_bytes((receipts / f"{first}.receipt.json").read_bytes())
+    assert run_part(work, 1).written == (second,)
 
 
 def test_a_source_that_changed_is_refused_and_the_change_is_named(tmp_path):
@@ -293,11 +312,23 @@ def test_two_processes_may_run_one_part_at_the_same_time(tmp_path):
     assert without_manifest(tmp_path / "out") == in_one_process(tmp_path)
 
 
-def test_a_part_that_is_run_again_after_the_end_leaves_no_receipts(tmp_path):
-    work = list_of(tmp_path)
-    run_all(work)
-    finish_work(work)
+def test_a_part_that_others_finish_in_the_meantime_leaves_no_receipts(tmp_path, monkeypatch):
+    work = list_of(tmp_path, 1)
+    put = WorkFolder.put
+
+    def slow_put(self, file, fill):
+        def slow_fill(path):
+            filled = fill(path)
+            monkeypatch.undo()
+            run_all(work)
+            finish_work(work)
+            return filled
+
+        return put(self, file, slow_fill)
+
+    monkeypatch.setattr(WorkFolder, "put", slow_put)
     run_part(work, 1)
+    assert without_manifest(tmp_path / "out") == in_one_process(tmp_path)
     assert not (tmp_path / "out" / RECEIPTS).exists()
 
 
@@ -364,8 +395,6 @@ def test_a_list_is_read_from_a_path_and_must_be_one(tmp_path):
 def test_resuming_goes_on_and_ends_as_one_process_does(tmp_path, monkeypatch):
     source = write_source(tmp_path / "source.safetensors")
     options = {"to": "flax", "max_shard_size": 3000, "resume": True}
-    from bridge_core.work import WorkFolder
-
     put, puts = WorkFolder.put, []
 
     def interrupted(self, file, fill):

@@ -196,6 +196,21 @@ def test_a_library_that_exits_is_named_and_can_be_left_out(broken, tmp_path):
         assert run("plan", tmp_path, "--to", "flax", *way.split()).code == 0
 
 
+@pytest.mark.parametrize(
+    "command", [("inspect",), ("plan", "--to", "flax"), ("convert", "--to", "flax", "OUT")]
+)
+def test_a_file_system_that_exits_is_named_and_shows_no_password(broken, tmp_path, command):
+    first, *more = (str(tmp_path / "b.npz") if word == "OUT" else word for word in command)
+    given = (first, "strange://me:hunter2@host/w.npz?sign=abc123", *more)
+    named = ("strange://host/w.npz", "broken-filesystem", "2.5", "no licence", "--disable-plugin")
+    result = run(*given)
+    assert_refused(result, PluginError, *named)
+    assert not [secret for secret in ("hunter2", "abc123") if secret in result.err + result.out]
+    without = run(*given, "--disable-plugin", "broken-filesystem")
+    assert_refused(without, UsageError, "no file system has strange:// URLs")
+    assert not list(tmp_path.iterdir())
+
+
 def test_live_objects_convert_beside_a_framework_that_fails(broken):
     layer = torch.nn.Linear(2, 3)
     named = ("broken-framework", "2.5", "strange.accepts", "SystemExit")

@@ -7,7 +7,9 @@ import tempfile
 import numpy as np
 import pytest
 from support.errors import refused
+from support.folder_format import StepFolders
 from support.memory_filesystem import MemoryFileSystem
+from support.remote_systems import Ran
 
 from bridge_core import (
     DestinationExists,
@@ -23,7 +25,7 @@ from bridge_core import (
 )
 from bridge_core.checkpoint import remote_writing
 from bridge_core.errors import AccessDenied, NeedsLocalPath, RemoteFailure
-from bridge_core.io import RemotePath, syscalls
+from bridge_core.io import syscalls
 from bridge_core.plugins import given_registry
 
 FOLDER = "mem://host/run/"
@@ -462,9 +464,38 @@ def test_a_checkpoint_that_is_a_folder_is_refused_with_the_command(store, regist
     with refused(NeedsLocalPath, "orbax", hint="upload"):
         save(state(), "mem://host/run", registry, max_shard_size=None, format="orbax", step=3)
     assert store.files == {}
-    assert remote_writing._upload_command(RemotePath(store, "s3://bucket/a b")) == (
-        "aws s3 cp --recursive FOLDER 's3://bucket/a b'"
+
+
+def test_a_folder_checkpoint_of_another_format_gets_no_weights(store, registry, tmp_path):
+    steps = StepFolders()
+    registry = registry.extend(steps)
+    save_state(dict(state()), tmp_path / "run", format=steps.name, step=3, registry=registry)
+    store.add_folder(tmp_path / "run", "host/run")
+    before = {*store.files}
+    for overwrite in (False, True):
+        with refused(DestinationExists, steps.name, hint="new folder"):
+            save(state(), FOLDER, registry, overwrite=overwrite)
+    assert {*store.files} == before
+    assert store.steps == []
+
+
+def test_the_command_takes_a_url_and_shows_no_credentials(store, registry, monkeypatch):
+    save(state(), "mem://host/source.safetensors", registry, max_shard_size=None)
+    ran = Ran(
+        registry,
+        monkeypatch,
+        *("convert", "mem://host/source.safetensors", "mem://user:secret@host/run/"),
+        *("--to", "torch", "--max-shard-size", "32"),
     )
+    assert (ran.code or 0) == 0
+    assert value_at("mem://user:secret@host/run/", registry) == 0
+    assert "mem://host/run/" in ran.out + ran.err
+    assert "secret" not in ran.out + ran.err
+    again = ("convert", "mem://host/source.safetensors", "mem://user:secret@host/run/", "--to", "torch")
+    ran = Ran(registry, monkeypatch, *again)
+    assert ran.code == 1
+    assert "--overwrite" in ran.err
+    assert "secret" not in ran.out + ran.err
 
 
 def test_a_format_without_usual_names_needs_a_file_name(store, registry):

@@ -77,7 +77,9 @@ def test_extending_returns_a_new_registry_and_changes_nothing():
     assert list(further.kinds) == ["one", "two"]
 
 
-@pytest.mark.parametrize("table", ["formats", "frameworks", "kinds", "transforms", "libraries"])
+@pytest.mark.parametrize(
+    "table", ["formats", "frameworks", "kinds", "transforms", "libraries", "filesystems"]
+)
 def test_nothing_of_a_registry_can_be_changed(table):
     registry = default_registry()
     with pytest.raises(TypeError):

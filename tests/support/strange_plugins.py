@@ -107,6 +107,32 @@ def bridge_libraries():
     return [Strange()]
 '''
 
+FILE_SYSTEM = '''
+import sys
+from bridge_core import hookimpl
+
+class Strange:
+    """A file system that ends the program, and repeats the URL."""
+
+    name = "strange"
+    schemes = ("strange",)
+
+    def pinned(self, url):
+        return url
+
+    def entry(self, url):
+        sys.exit(f"no licence for {url}")
+
+    entries = entry
+
+    def read(self, url, start, nbytes, entry):
+        raise KeyError(url)
+
+@hookimpl
+def bridge_filesystems():
+    return [Strange()]
+'''
+
 BROKEN = {
     "broken-import": "print('printed while it was imported')\nraise ImportError('no cuda here')",
     "broken-exit": "import sys\nsys.exit(0)",
@@ -123,6 +149,7 @@ BROKEN = {
     "broken-transform": WRONG_TRANSFORM,
     "broken-framework": FRAMEWORK,
     "broken-library": LIBRARY,
+    "broken-filesystem": FILE_SYSTEM,
 }
 """Distribution -> the source of its only module."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge_core import convert, make_work, save_state
+from bridge_core import convert, finish_work, make_work, run_part, save_state
 from bridge_core.work import WorkList
 
 SHARD = 3000
@@ -52,3 +52,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def without_manifest(folder: Path) -> dict[str, bytes]:
     """Return the files of a finished folder, by name, but for the manifest."""
     return {name: data for name, data in contents(folder).items() if name != "ckptbridge-manifest.json"}
+
+
+def run_all_parts(work: WorkList) -> None:
+    """Run all parts, and finish."""
+    for part in range(1, len(work.parts) + 1):
+        run_part(work, part)
+    finish_work(work)

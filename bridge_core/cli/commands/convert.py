@@ -71,7 +71,8 @@ def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **a
     """Convert SRC to DST.
 
     SRC is a file, the index of a sharded set, or a folder. DST appears when it is complete and was read back
-    and compared; until then an existing DST does not change.
+    and compared; until then an existing DST does not change. Both may be URLs: hf://, s3://, gs://, and SRC
+    also https://. DST is a folder there if it ends with a slash.
     """
     from bridge_core.cli.progress_bar import progress_bar
     from bridge_core.conversion import convert as run
