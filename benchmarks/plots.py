@@ -109,6 +109,17 @@ def _file_to_file(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _work(plt: Any, document: Mapping[str, Any]) -> Any:
+    if document["sizes"]:
+        return _file_to_file(plt, document)
+    rows = document["lists"]
+    figure, axes = plt.subplots(figsize=(5.2, 0.3 * len(rows) + 0.5), layout="constrained")
+    names = [f"{row['tensors']} tensors, {row['what']}" for row in rows]
+    _bars(axes, names, [[run["seconds"] for run in row["runs"]] for row in rows], 1.0, "s")
+    axes.set_title("Making a work list, seconds")
+    return figure
+
+
 def _load(plt: Any, document: Mapping[str, Any]) -> Any:
     groups = [
         (size, title, group)
@@ -286,6 +297,7 @@ _DRAWN = {
     "memory": _memory,
     "stacking": _stacking,
     "orbax_checkpoints": _file_to_file,
+    "work": _work,
     "plan_time": _plan_time,
     "rules_plan": _rules_plan,
     "match": _match,

@@ -38,6 +38,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("rules-plan", "rules_plan.py", ["--repeats", "1"]),
             ("match", "match.py", ["--pairs", "small"]),
             ("import-time", "import_time.py", ["--repeats", "5"]),
+            ("work", "work.py", ["--sizes", "100MB", "--shard", "20MB", "--repeats", "1", "--lists", "1000"]),
         ]
     else:
         main = ["rename only", "to Flax, sharded", _VERIFIED]
@@ -70,6 +71,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("orbax", "orbax_checkpoints.py", []),
             ("from-pretrained", "from_pretrained.py", []),
             ("memory", "memory.py", []),
+            ("work", "work.py", ["--repeats", "3"]),
             ("stacking", "stacking.py", []),
             ("file-to-file-8GB", sized, ["--sizes", "8GB", *eight, "--only", *main]),
         ]

@@ -22,9 +22,11 @@ from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from bridge_core.conversion.recipes import GivenRecipe
 else:
-    GivenRecipe = Any  # most conversions have no recipe, and need not import its module
+    Executor = GivenRecipe = Any  # most conversions have neither, and need not import their modules
 
 __all__ = ["convert", "plan_conversion"]
 
@@ -167,6 +169,7 @@ def convert(
     to_item: str | None = None,
     resume: bool = False,
     manifest: bool = False,
+    executor: Executor | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
@@ -222,6 +225,20 @@ def convert(
         manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
             ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
             `bridge_core.verify_manifest`.
+<<<<<<< HEAD
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+        executor: An executor as those of `concurrent.futures`, whose workers write the files of the folder,
+            several at a time, as with ``resume``; None to write them here. The workers need the source, the
+            destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
+            part, of which four are made for a worker, and ``progress`` is called when one is complete.
+=======
+>>>>>>> w-work
         registry: As in `plan_conversion`.
 
     Returns:
@@ -237,10 +254,9 @@ def convert(
     registry = given_registry(registry)
     require_bool("resume", resume)
     require_bool("manifest", manifest)
-    if resume:
-        from bridge_core.conversion.in_parts import convert_resumably
-
-        _refuse_with_resume(overwrite=overwrite, verify=not verify, to_step=to_step, to_item=to_item)
+    if resume or executor is not None:
+        by = "executor=" if executor is not None else "resume=True (--resume)"
+        _refuse_in_parts(by, overwrite=overwrite, verify=not verify, to_step=to_step, to_item=to_item)
         given = {
             "to": to,
             "format": format,
@@ -262,6 +278,22 @@ def convert(
             "entry": entry,
             "step": step,
         }
+        if executor is not None:
+            from bridge_core.conversion.by_executor import convert_by_executor
+
+            return convert_by_executor(
+                src,
+                dst,
+                given,
+                registry,
+                executor,
+                resume=resume,
+                workers=workers,
+                max_ram=max_ram,
+                progress=progress,
+            )
+        from bridge_core.conversion.in_parts import convert_resumably
+
         return convert_resumably(
             src, dst, given, registry, workers=workers, max_ram=max_ram, progress=progress
         )
@@ -324,8 +356,8 @@ def convert(
     return Report.of(plan, saved, sidecar_files, verified=verify)
 
 
-def _refuse_with_resume(**given: Any) -> None:
-    """Refuse arguments that a conversion that can be resumed does not have."""
+def _refuse_in_parts(by: str, **given: Any) -> None:
+    """Refuse arguments that a conversion in parts does not have."""
     reasons = {
         "overwrite": "nothing is replaced; give a new folder",
         "verify": "every file is verified before it appears",
@@ -337,6 +369,6 @@ def _refuse_with_resume(**given: Any) -> None:
         if given[name] not in (None, False):
             argument = written.get(name, f"{name}= (--{name.replace('_', '-')})")
             raise UsageError(
-                f"{argument} cannot be combined with resume=True (--resume): {reason}.",
+                f"{argument} cannot be combined with {by}: {reason}.",
                 hint=f"Remove {argument}.",
             )

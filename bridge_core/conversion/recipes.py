@@ -68,7 +68,8 @@ def recognised_recipes(state: FlatState, registry: Registry) -> tuple[Recognised
     if state.layout == "neutral" or not registry.recipes:
         return ()
     checkpoint = _Checkpoint(state, registry)
-    parts = frozenset(name for key in state for part in key for name in part.replace(".", "/").split("/"))
+    distinct = {part for key in state for part in key}
+    parts = frozenset(name for part in distinct for name in part.replace(".", "/").split("/"))
     return tuple(
         RecognisedRecipe(recipe, turned)
         for recipe in registry.recipes.values()

@@ -20,7 +20,7 @@ from bridge_core.plan.weight_forms import (
     WEIGHT_SCALE_NAME,
     QuantisedForm,
 )
-from bridge_core.state import Key, TensorSpec, join_key
+from bridge_core.state import Key, TensorSpec, join_key, key_family
 
 __all__ = ["Cause", "adapter_details", "causes_of", "may_show_cause"]
 
@@ -128,6 +128,11 @@ def may_show_cause(key: Key) -> bool:
 
     This is a quick test, which is true for many plain weights.
     """
+    return _may_show_cause(key_family(key))
+
+
+@functools.lru_cache(maxsize=1024)  # the tensors of a list's entries have the same names
+def _may_show_cause(key: Key) -> bool:
     name = _text(key)
     leaf = _split(name)[1]
     return leaf == "alpha" or bool(_ANY_LEAF.fullmatch(leaf) or _ANY_ADAPTER.search(name))

@@ -77,6 +77,8 @@ class Crossing:
 
     def is_allowed(self, *keys: Key) -> bool:
         """Return whether the caller allows to copy all of some neutral keys, whatever they are."""
+        if not self._permissions.allow_unclaimed:
+            return not keys
         return all(self._permissions.may_copy(*self._names_of(key)) for key in keys)
 
     def returns(self, layer: NeutralLayer, names: Iterable[str]) -> bool:

@@ -293,10 +293,10 @@ def towards(
     rules = read_rules(sided, config, recorded_pairs(records), of_records=len(waits))
     sources: dict[int, tuple[Key, ...]] = {}
     for number, (rule, (record, pending)) in enumerate(zip(rules, waits, strict=False)):
-        matched = tuple(k for k in pending if any(rule.bind(p, k) is not None for p in rule.sources))
-        lost = [key for key in pending if key not in matched]
+        matches = {key: any(rule.bind(p, key) is not None for p in rule.sources) for key in pending}
+        lost = [key for key, is_match in matches.items() if not is_match]
         refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
-        sources[number] = matched
+        sources[number] = tuple(key for key, is_match in matches.items() if is_match)
     new_names: list[Pattern] = []
     if any(rule.action == "fill" and rule.fallback for rule in rules):
         done = (by_identity.get(identity) or read_recorded(record) for identity, record in known.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from bridge_core.axes import parse_axes
 from bridge_core.layers import LayerKind, LayerTransform, usual_transforms
@@ -28,7 +29,7 @@ from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.open_outcomes import guessed, open_options
 from bridge_core.resolve.plan_builder import PlanBuilder
 from bridge_core.resolve.request import Request
-from bridge_core.state import Key, TensorSpec, VariableCollections
+from bridge_core.state import Key, TensorSpec, VariableCollections, key_family
 
 __all__ = ["WithoutTemplate"]
 
@@ -40,6 +41,7 @@ class WithoutTemplate(PlanBuilder):
         super().__init__(request)
         self._native_key = key_maker(self.framework)
         self._outcomes: dict[int, tuple[Outcome, ...]] = {}
+        self._guesses: dict[tuple[Any, ...], Outcome] = {}
         self._auxiliary: dict[str | None, tuple[tuple[str, str, TensorSpec], ...]] = {}
         self._ruled_collections = self._collections_of_rules()
         self._boxes = request.state.metadata.boxes if self.framework.collections else {}
@@ -71,8 +73,7 @@ class WithoutTemplate(PlanBuilder):
         elif None in layer.candidates and keys and self.crossing.is_allowed(*keys):
             self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
         elif outcomes and permissions.accept_guesses:
-            (outcome, *_) = guessed(layer, outcomes, self.request.registry)
-            self._write(layer, outcome, "guess")
+            self._write(layer, self._guessed(layer, outcomes), "guess")
         elif layer.kind is None and layer.candidates:
             kinds = tuple(dict.fromkeys(c.kind if c is not None else PARAMETER for c in layer.candidates))
             self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes) or kinds))
@@ -122,6 +123,15 @@ class WithoutTemplate(PlanBuilder):
                 layer, self.framework.name, self.request.transforms, self.request.registry.kinds
             )
         return outcomes
+
+    def _guessed(self, layer: NeutralLayer, outcomes: tuple[Outcome, ...]) -> Outcome:
+        """Return the outcome that the words of a layer's path suggest, which its numbers do not change."""
+        key = (key_family(layer.group.path), id(outcomes), *map(id, layer.candidates))
+        outcome = self._guesses.get(key)
+        if outcome is None:
+            (outcome, *_) = guessed(layer, outcomes, self.request.registry)
+            self._guesses[key] = outcome
+        return outcome
 
     def _why_unsupported(self, layer: NeutralLayer) -> str:
         """Return why no transform of the framework takes a layer whose kind is known."""

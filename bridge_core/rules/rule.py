@@ -164,7 +164,7 @@ class Rule:
             common = common_fields(options, (*patterns[0], *patterns[1]), equation)
         return cls("rearrange", *patterns, before=before, equation=equation, after=after, **common)
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """Where the rule is in a file, or its text if that is not known."""
         return self.origin or str(self).removeprefix("rule ")

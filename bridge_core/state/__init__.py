@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         flatten_tree as flatten_tree,
         is_unicode as is_unicode,
         join_key as join_key,
+        key_family as key_family,
         leaf_path as leaf_path,
         module_path as module_path,
         natural_order as natural_order,
@@ -77,8 +78,8 @@ else:
             "dtypes": "DTYPES MAX_RANK PACKED cast_is_exact dtype_named is_floating native",
             "entries": "mapping_entry read_from_entry require_entry_path select_entry unknown_entry",
             "flat_state": "FlatState as_state",
-            "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
-            "natural_order separator_of split_name unflatten_tree",
+            "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key key_family leaf_path "
+            "module_path natural_order separator_of split_name unflatten_tree",
             "left_out": "LeftOut left_out_note",
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
             "dump_metadata load_metadata",

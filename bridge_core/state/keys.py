@@ -18,6 +18,7 @@ __all__ = [
     "flatten_tree",
     "is_unicode",
     "join_key",
+    "key_family",
     "leaf_path",
     "module_path",
     "natural_order",
@@ -47,6 +48,15 @@ def leaf_path(layer: Key, leaf: str) -> Key:
 def module_path(key: Key) -> Key:
     """Return the path of the module that holds a tensor: the key without its last part."""
     return key[:-1]
+
+
+def key_family(key: Key) -> Key:
+    """Return a key with ``0`` for every number, which the entries of a list have in common.
+
+    >>> key_family(("layers", "12", "mlp", "w1"))
+    ('layers', '0', 'mlp', 'w1')
+    """
+    return tuple(["0" if part.isdecimal() else part for part in key])
 
 
 def as_key(name: str | int | Iterable[str | int]) -> Key:

@@ -15,6 +15,7 @@ from bridge_core import (
     MalformedFile,
     ShardError,
     SourceIsFolder,
+    StateMetadata,
     TruncatedFile,
     UnsafeFile,
     as_state,
@@ -429,3 +430,20 @@ def test_transformers_loads_our_flax_sets_bit_for_bit(tmp_path, flax_bert):
     assert len(list(tmp_path.glob("flax_model-*-of-*.msgpack"))) > 2
     loaded = type(flax_bert).from_pretrained(tmp_path)
     assert_same(flat(loaded.params), flat(flax_bert.params))
+
+
+def test_the_state_of_a_shard_is_the_part_of_the_state_with_its_ties_and_texts():
+    a, b, e = (np.full(4, number, "f4") for number in range(3))
+    ties = {("d",): ("a",), ("c",): ("d",), ("f",): ("b",)}
+    metadata = StateMetadata(ties=ties, extra={"format": "pt"}, separators={"": "/"}, notes=("a note",))
+    state = as_state({"a": a, "b": b, "c": a, "d": a, "e": e, "f": b}).replace(metadata=metadata)
+    shards = sharded.partition(state, 40, REGISTRY.format("safetensors").names)
+    assert ["".join(key[0] for key in keys) for keys in shards] == ["acd", "bf", "e"]
+    for keys in shards:
+        shard, chosen = sharded.shard_state(state, keys), state.select(keys)
+        assert list(shard) == list(chosen) == keys
+        assert all(shard.tensor(key) is state.tensor(key) for key in keys)
+        assert shard.metadata.ties == chosen.metadata.ties
+        assert shard.metadata.extra == {"format": "pt"}
+        assert not shard.metadata.notes
+        assert shard.metadata.separator("torch") == "/"

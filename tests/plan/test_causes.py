@@ -229,3 +229,9 @@ def test_the_quick_test_of_names_misses_none():
     ):
         assert all(may_show_cause(key) for cause in causes_of(specs(named)) for key in cause.keys)
     assert not any(may_show_cause((name,)) for name in ("weight", "pos_embed", "logit_scales_x", "bias"))
+
+
+def test_the_quick_test_does_not_depend_on_the_numbers_of_lists():
+    for name in ("h.17.fc.qweight", "12.lora_A.5.weight", "fc._packed_params.3"):
+        assert may_show_cause(tuple(name.split(".")))
+    assert not may_show_cause(("layers", "17", "fc", "weight"))
