@@ -239,17 +239,11 @@ class _Seen:
             return listing.get(url_name(url))
         if not is_known:
             answer = _answer(
-                lambda: repeated(lambda: self._asked(url), "asking the server for it", shown_url(url))
+                lambda: repeated(lambda: self._system.entry(url), "asking the server for it", shown_url(url))
             )
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
         return _unless_refused(answer)
-
-    def _asked(self, url: str) -> RemoteEntry | None:
-        try:
-            return self._system.entry(url)
-        except SourceNotFound:
-            return None
 
     def names(self, url: str, *, ask: bool = True) -> tuple[str, ...] | None:
         """Return the names in a folder, sorted; None if the server lists none, or was not to be asked."""

@@ -150,3 +150,20 @@ def test_a_manifest_is_written_at_a_url_without_parts(store, registry):
         store.url("source.safetensors"), "mem://bucket/a.npz", to="flax", manifest=True, registry=registry
     )
     assert verify_manifest("mem://bucket/a.npz", registry=registry).intact
+
+
+def test_overwriting_at_a_url_ends_the_work_and_the_manifest_of_before(store, registry):
+    work = made(store, registry)
+    run_part(work, 1, registry=registry)
+    options = {"to": "flax", "max_shard_size": SHARD, "overwrite": True, "registry": registry}
+    convert(store.url("source.safetensors"), f"{OUT}/", **options)
+    assert not [name for name in written(store) if "ckptbridge" in name]
+    convert(store.url("source.safetensors"), f"{OUT}/", manifest=True, **options)
+    convert(store.url("source.safetensors"), f"{OUT}/", **options)
+    assert not [name for name in written(store) if "ckptbridge" in name]
+    convert(
+        store.url("source.safetensors"), "mem://bucket/a.npz", to="flax", manifest=True, registry=registry
+    )
+    options.pop("max_shard_size")
+    convert(store.url("source.safetensors"), "mem://bucket/a.npz", **options)
+    assert "bucket/a.npz.manifest.json" not in store.files

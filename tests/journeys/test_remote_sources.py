@@ -33,7 +33,7 @@ from bridge_core.errors import (
     UsageError,
 )
 from bridge_core.io import RemotePath
-from bridge_core.plugins import Guidance, loaded_registry
+from bridge_core.plugins import Guidance
 
 SOURCES = {
     "a.safetensors": "flax",
@@ -459,7 +459,7 @@ def test_the_command_that_downloads_a_folder_and_one_of_a_file_systems_own():
 
 def with_store(system):
     """Return a registry with a file system for the schemes of the real ones."""
-    return loaded_registry(disabled=["remote"]).extend(system)
+    return default_registry().with_tables(filesystems={}).extend(system)
 
 
 def test_formats_that_need_a_path_name_the_command(tmp_path):
