@@ -18,7 +18,7 @@ from bridge_core.io import SourceFolder, is_plain_name, replacing_folder, system
 from bridge_core.messages import count
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
-from bridge_core.transfer import FolderWriter, Meter, ScratchPool, kernel_for
+from bridge_core.transfer import FolderWriter, Meter, ScratchPool, kernel_for, sharing_memory
 
 __all__ = ["write_folder_checkpoint"]
 
@@ -85,12 +85,13 @@ def write_folder_checkpoint(
             keep=stays,
         ) as temporary,
         shown_as(temporary, final),
+        sharing_memory(map(state.tensor, state), options.budget) as budget,
     ):
-        block = options.budget.block
+        block = budget.block
         pool = ScratchPool(kernel_for(state.nbytes), 2 * block)
         writer = FolderWriter(
             temporary,
-            options.budget,
+            budget,
             meter.add,
             sums=options.verify,
             pool=pool,

@@ -40,6 +40,9 @@ Chosen with ``benchmarks/transpose_kernel.py``, contestant ``from file``.
 LARGE = 2 * STRIP
 """Bytes of a block from which on it is read in strips if its memory order differs from the source's."""
 
+_LINES = 64 << 10
+"""Bytes that arrays of one block take to begin at cache lines."""
+
 _STRIPS = 4 * STRIP
 """Bytes of strips that are in memory in addition to a block."""
 
@@ -176,8 +179,8 @@ def plan_blocks(
     elements = max(1, block // itemsize)
     if nbytes <= elements * itemsize:
         box = shape
-    elif cut_across is not None and is_remote(tensor) and not cut_across.stacked:
-        box = _run_of_source(shape, cut_across.outer, elements)
+    elif cut_across is not None and is_remote(tensor):
+        box = _run_of_source(shape, cut_across, elements)
     elif cut_across is not None:
         box = _box(shape, cut_across.inner, elements, itemsize)
     else:
@@ -190,7 +193,7 @@ def plan_blocks(
         box,
         _is_run(shape, box),
         None if source is None else order,
-        min(nbytes, block) + (0 if as_stored else _STRIPS),
+        min(nbytes, block) + (0 if as_stored else _strips(tensor, min(nbytes, block))),
         extents,
         crc_seed,
         elements_per_byte,
@@ -234,6 +237,13 @@ def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...], max_bytes: int 
     )
 
 
+def _strips(tensor: Tensor, block_nbytes: int) -> int:
+    """Return the bytes in addition to a block; the memory for a server's bytes is not theirs to take."""
+    if is_remote(tensor) and block_nbytes < LARGE:  # the block is read at once
+        return block_nbytes + _LINES
+    return _STRIPS
+
+
 def _band(spec: TensorSpec, box: tuple[int, ...], max_bytes: int) -> tuple[int, ...]:
     """Return the shape of the longest run of boxes, each a run of the tensor; empty if boxes are none."""
     if not spec.shape or not _is_run(spec.shape, box):
@@ -259,15 +269,17 @@ def _largest_block(
     return max(max_bytes, min(most, shape[-1] * _GOOD_RUN)) if useful else max_bytes
 
 
-def _run_of_source(shape: tuple[int, ...], outer: int, elements: int) -> tuple[int, ...]:
+def _run_of_source(shape: tuple[int, ...], order: MemoryOrder, elements: int) -> tuple[int, ...]:
     """Return the shape of blocks that are one run of the source: fewer requests, and each byte once.
 
     Many short writes to a local file cost less than one more request to a server.
     """
-    row = regions.size(shape) // shape[outer]
+    box = [1 if axis in order.stacked else n for axis, n in enumerate(shape)]
+    row = regions.size(tuple(box)) // box[order.outer]
     if row > elements:
         return regions.block_shape(shape, elements)
-    return tuple(max(1, elements // row) if axis == outer else n for axis, n in enumerate(shape))
+    box[order.outer] = min(box[order.outer], elements // row)
+    return tuple(box)
 
 
 def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ _SMALLEST_BLOCK = 64 << 10
 _COPIES = 2
 """Blocks that a thread has in memory at once: the values as read, and the result."""
 
+_REMOTE_SHARE = 3 / 8
+"""The share of the memory that blocks get when a source is at a server, and the share of what is fetched from
+it; the rest is for copies of single blocks and for checksums."""
+
 _HOW_TO_WRITE = 'Write an integer, "500MB" (10^6 bytes) or "512MiB" (2^20 bytes).'
 
 
@@ -30,7 +34,7 @@ class Budget:
     Args:
         workers: Threads; None for one per processor that this process may use, at most four.
         max_ram: Bytes of all buffers together; None for 256 MiB.
-        is_shared: Whether half of ``max_ram`` is for what is fetched from servers.
+        is_shared: Whether a part of ``max_ram`` is for what is fetched from servers.
 
     Raises:
         UsageError: ``workers`` is not an integer or less than 1, or ``max_ram`` less than 1 MB.
@@ -64,12 +68,12 @@ class Budget:
     def block(self) -> int:
         """Bytes of the largest block that a thread handles at once."""
         share = (self.max_ram or _DEFAULT_MAX_RAM) // (self.threads * _COPIES)
-        return max(_SMALLEST_BLOCK, share // 2 if self.is_shared else share)
+        return max(_SMALLEST_BLOCK, int(share * _REMOTE_SHARE) if self.is_shared else share)
 
     @property
     def fetch_nbytes(self) -> int:
         """Bytes of what is fetched from servers, if `beside_fetches` is used for the rest."""
-        return (self.max_ram or _DEFAULT_MAX_RAM) // 2
+        return int((self.max_ram or _DEFAULT_MAX_RAM) * _REMOTE_SHARE)
 
     @property
     def beside_fetches(self) -> Budget:

@@ -171,21 +171,23 @@ class FileTarget:
 
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
         """Yield a tensor's values in row-major order, flat and contiguous, a block at a time."""
-        plan = plan_blocks(key, state.tensor(key), self._budget.block, in_order=True)
-        scratch = Scratch(plan.scratch_nbytes)  # the caller may read several tensors in turn
-        announce_plans([plan])
-        crc = 0
-        blocks = read_blocks(plan, scratch, stop=self._stop)
-        while True:
-            with OverflowCount() as overflow:  # the caller's own work between two blocks does not count
-                _, block = next(blocks, (None, None))
-            self._note_overflow(key, overflow)
-            if block is None:
-                break
-            crc = zlib.crc32(little_endian_bytes(block), crc)
-            yield block.reshape(-1)
-            self._report(block.nbytes, key)
-        self.checksums[key] = crc
+        tensor = state.tensor(key)
+        with sharing_memory((tensor,), self._budget) as budget:
+            plan = plan_blocks(key, tensor, budget.block, in_order=True)
+            scratch = Scratch(plan.scratch_nbytes)  # the caller may read several tensors in turn
+            announce_plans([plan])
+            crc = 0
+            blocks = read_blocks(plan, scratch, stop=self._stop)
+            while True:
+                with OverflowCount() as overflow:  # the caller's own work between two blocks does not count
+                    _, block = next(blocks, (None, None))
+                self._note_overflow(key, overflow)
+                if block is None:
+                    break
+                crc = zlib.crc32(little_endian_bytes(block), crc)
+                yield block.reshape(-1)
+                self._report(block.nbytes, key)
+            self.checksums[key] = crc
 
     def _note_overflow(self, key: Key, overflow: OverflowCount) -> None:
         if overflow.values:

@@ -17,6 +17,7 @@ from bridge_core.transfer.block_plan import plan_boxes
 from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.file_writer import FileTarget
+from bridge_core.transfer.remote_reading import announce_plans
 from bridge_core.transfer.scatter import little_endian_bytes
 from bridge_core.transfer.scratch import ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
@@ -119,6 +120,7 @@ class FolderWriter:
             KeyboardInterrupt: Another job failed, or the user interrupted.
         """
         plan = plan_boxes(key, state.tensor(key), shape, self._budget.block)
+        announce_plans([plan])
         summed = self._sums and plan.contiguous
         crc = overflowing = 0
         with about_tensor(key), self._pool.borrowed() as scratch:

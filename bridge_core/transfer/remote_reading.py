@@ -17,15 +17,15 @@ __all__ = ["announce_plans", "announce_region", "sharing_memory"]
 
 @contextlib.contextmanager
 def sharing_memory(tensors: Iterable[Tensor], budget: Budget) -> Iterator[Budget]:
-    """Give what is fetched from servers half of the memory within the ``with`` block; return the rest.
+    """Give what is fetched from servers a share of the memory within the ``with`` block; return the rest.
 
-    The budget is returned unchanged if no tensor is at a server.
+    The budget is returned unchanged if no tensor is at a server, or if it is such a rest already.
 
     Args:
         tensors: What will be read.
         budget: Threads and memory.
     """
-    if not any(map(is_remote, tensors)):
+    if budget.is_shared or not any(map(is_remote, tensors)):
         yield budget
         return
     with fetch_memory(budget.fetch_nbytes, budget.threads):

@@ -181,11 +181,12 @@ class HubServer:
 
     def used_by(self, monkeypatch):
         """Let huggingface_hub of this process ask this hub, without a token of the machine."""
-        from huggingface_hub import constants
+        from huggingface_hub import constants, file_download
 
         monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
         template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for module in (constants, file_download):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # uploads as of old

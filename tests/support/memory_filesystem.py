@@ -18,8 +18,9 @@ from pathlib import Path
 
 from bridge_core.errors import RemoteFailure, SourceNotFound
 from bridge_core.io import RangeAnswer, RemoteEntry, RemotePath
+from bridge_core.io.fetching import shared_fetcher
 
-__all__ = ["MemoryFileSystem", "Request", "temporary"]
+__all__ = ["MemoryFileSystem", "Request", "assert_nothing_held", "temporary"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Request:
     url: str
     start: int = 0
     nbytes: int = 0
+
+
+def assert_nothing_held() -> None:
+    """Check that nothing of closed files is in memory, once the requests in flight have ended."""
+    with shared_fetcher._changed:
+        assert shared_fetcher._changed.wait_for(lambda: shared_fetcher.held == 0, 20), shared_fetcher.held
 
 
 def temporary(

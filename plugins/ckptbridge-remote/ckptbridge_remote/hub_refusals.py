@@ -13,7 +13,8 @@ from ckptbridge_remote.hub_place import HubPlace
 
 __all__ = ["failed_transfer", "is_missing_repo", "refusal", "retry_after"]
 
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TEMPORARY = frozenset({408, 425, 429})
+"""Statuses below 500 after which the same request may succeed."""
 _LOG_IN = "set HF_TOKEN or run: hf auth login"
 
 
@@ -80,7 +81,7 @@ def failed_transfer(answer: Answer, path: str) -> RemoteFailure:
         answer: The answer of the hub, or of a host that it stores files on.
         path: What was asked for.
     """
-    temporary = answer.status in _TEMPORARY
+    temporary = answer.status >= 500 or answer.status in _TEMPORARY
     return RemoteFailure(
         f"{answer.host} answered with status {answer.status}.",
         path=path,

@@ -34,6 +34,7 @@ from ckptbridge_remote import Hub, bridge_filesystems
 from ckptbridge_remote.hub_place import HubPlace
 
 pytest.importorskip("huggingface_hub")
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of httpx, by huggingface_hub 1
 
 BIG = random.Random(0).randbytes(50_000)
 FILES = {
@@ -414,7 +415,7 @@ def test_a_missing_file_names_the_nearest(hub, opened):
         hub.read(url.removesuffix("s"), 0, 1, entry)
 
 
-STATUS = {408: True, 429: True, 500: True, 502: True, 503: True, 504: True, 400: False, 418: False}
+STATUS = {408: True, 429: True, 500: True, 503: True, 504: True, 520: True, 400: False, 418: False}
 
 
 @pytest.mark.parametrize(("status", "is_temporary"), STATUS.items())
@@ -594,7 +595,6 @@ def writable(server, monkeypatch):
     return server.repos["org/mine"]
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=")  # of httpx, by huggingface_hub 1
 def test_a_folder_is_one_commit(hub, server, writable, folder):
     url = hub.upload_folder("hf://org/mine", folder, NAMES)
     assert url == f"hf://org/mine@{writable.branches['main']}"
