@@ -63,7 +63,7 @@ class FileSystem(Protocol):
     """The beginnings of its URLs, without ``://``: ``("s3",)``."""
 
     def pinned(self, url: str) -> str:
-        """Return the URL of the content that is there now; the URL itself where it names no version.
+        """Return the URL of what is there now, or the same URL if there are no versions.
 
         It is called once, when a source is opened: a branch becomes a commit.
 

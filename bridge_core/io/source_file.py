@@ -189,7 +189,7 @@ class SourceFile(ByteSource):
         syscalls.prefetch(self.fd, offset, nbytes)
 
     def prefetch_header(self) -> None:
-        """Announce that the beginning will be read next; of a file on this machine it is read at once."""
+        """Announce that the header will be read next; for a file on this machine, do nothing."""
 
     def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
         """Copy a range into another file without passing it through this process.

@@ -125,7 +125,7 @@ def test_no_error_shows_a_secret(guarded, tmp_path, monkeypatch):
         lambda: open_state(secret("a.pt"), step=3, registry=registry),
         lambda: open_state(secret("a.pt").replace("mem:", "ftp:"), registry=registry),
         lambda: open_state(secret("a.pt").replace("mem:", "file:"), registry=registry),
-        lambda: save_state(WEIGHTS, secret("out.npz"), registry=registry),
+        lambda: save_state(WEIGHTS, secret("out.npz").replace("mem:", "https:"), registry=registry),
         lambda: convert(secret("a.pt"), tmp_path / "o", to="flax", rules=secret("r.toml"), registry=registry),
         lambda: convert(
             secret("a.npz"), tmp_path / "o.npz", to="flax", like=secret("a.pt"), registry=registry
