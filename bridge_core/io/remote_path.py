@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bridge_core.errors import LimitExceeded, NeedsLocalPath, SourceNotFound
 from bridge_core.io.file_system import FileSystem, RemoteEntry
+from bridge_core.io.retries import repeated
 from bridge_core.io.urls import child_url, parent_url, shown_url, url_name
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class _Seen:
 
     def _asked(self, url: str) -> RemoteEntry | None:
         try:
-            return self._system.entry(url)
+            return repeated(lambda: self._system.entry(url), "asking what is there", shown_url(url))
         except SourceNotFound:
             return None
 
@@ -200,7 +201,7 @@ class _Seen:
         """Return the names in a folder, sorted; None if the server lists none."""
         key = url.rstrip("/")
         if key not in self._listed:
-            entries = self._system.entries(url)
+            entries = repeated(lambda: self._system.entries(url), "listing the folder", shown_url(url))
             listing = None if entries is None else {entry.name: entry for entry in entries}
             with self._lock:
                 self._listed.setdefault(key, listing)
