@@ -19,7 +19,7 @@ from bridge_core.errors import (
     UsageError,
 )
 from bridge_core.io import FileSystem, RemotePath, WritableFileSystem
-from ckptbridge_remote import Web, obstore_module
+from ckptbridge_remote import Web, obstore_module, redirects
 
 obstore = pytest.importorskip("obstore")
 
@@ -232,6 +232,20 @@ def test_redirects_of_a_query_that_lead_nowhere(web, server, target):
     assert not caught.value.is_temporary
 
 
+def test_a_redirect_does_not_leave_encryption(monkeypatch):
+    targets = {"https://host/w?a": "/w?b", "https://host/w?b": "http://host/w"}
+    monkeypatch.setattr(redirects, "_redirect", lambda url, named, headers: targets[url])
+    with refused(RemoteFailure, "https://host/w", "without encryption"):
+        redirects.final_url("https://host/w?a", {})
+
+
+def test_stores_that_were_not_used_for_long_are_forgotten():
+    stores, made = obstore_module.StoreCache(), []
+    for number in [*range(64), 0, 64, 0, 1]:
+        stores.get(number, lambda number=number: made.append(number) or object())
+    assert made == [*range(65), 1]
+
+
 def test_a_server_with_a_query_that_cannot_be_reached(web, server):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -340,6 +354,7 @@ def test_urls_without_a_host(web):
         "http://:80/w",
         "https://?x",
         "https://host:99999/w",
+        "https://host/a\0b",
         "https://[::1/w",
     ):
         for request in (web.pinned, web.entry):
