@@ -261,6 +261,7 @@ def test_a_path_at_a_url_reads_files_with_odd_names(hub):
         b'[{"path": "x"}]',
         b'[{"path": "x", "type": "file", "size": -1, "oid": "a"}]',
         b'[{"path": "..", "type": "directory"}]',
+        b'[{"path": "a\\u0000", "type": "file", "size": 1, "oid": "a"}]',
         b"[" * 100_000,
     ],
 )
