@@ -322,7 +322,7 @@ def _entry(record: dict[str, Any], path: str) -> RemoteEntry:
     size, version = record.get("size"), record.get("oid")
     if isinstance(stored := record.get("lfs"), dict):
         size, version = stored.get("size"), stored.get("oid")
-    if name not in ("", ".", ".."):
+    if name not in ("", ".", "..") and "\0" not in name:
         if record.get("type") == "directory":
             return RemoteEntry(name)
         if record.get("type") == "file" and type(size) is int and size >= 0 and isinstance(version, str):

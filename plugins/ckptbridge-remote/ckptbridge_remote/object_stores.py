@@ -92,7 +92,7 @@ class ObjectStore:
         """Return one range of an object."""
         bucket, key = _parts_of(url)
         with requests_to(url, self.advice):
-            return read_range(self._store(bucket), key, start, nbytes)
+            return read_range(self._store(bucket), key, start, nbytes, entry.size)
 
     def upload(self, url: str, path: Path) -> None:
         """Upload a local file, in parts where it is large; an object at the URL is replaced at once.

@@ -70,7 +70,7 @@ class Web:
 
     def read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
         """Return one range of a file."""
-        return self._answer(url, lambda store, path: read_range(store, path, start, nbytes))
+        return self._answer(url, lambda store, path: read_range(store, path, start, nbytes, entry.size))
 
     def _answer(self, url: str, ask: Callable[[Any, str], _Answer]) -> _Answer:
         with requests_to(url, _ADVICE):

@@ -13,6 +13,7 @@ from support.http_server import HttpServer
 from bridge_core.errors import (
     AccessDenied,
     BridgeError,
+    IntegrityError,
     MissingDependency,
     RemoteFailure,
     SourceNotFound,
@@ -53,6 +54,25 @@ def test_a_file(web, server):
         assert answer.version == entry.version != ""
     assert [request.range for request in server.requests][-1] == "bytes=5000-5299"
     assert len(server.requests) == 4
+
+
+def test_more_than_a_range(web, server):
+    url = f"{server.url}/model/w.bin"
+    entry = web.entry(url)
+    server.fail("long")
+    with refused(RemoteFailure, "at most 300 bytes", "more"):
+        web.read(url, 5000, 300, entry)
+    with refused(RemoteFailure, "at most 1 bytes", "more"):
+        web.entry(url)
+
+
+def test_another_size_where_the_server_declares_no_version(web, server):
+    url = f"{server.url}/model/w.bin"
+    server.fail("no-version")
+    entry = web.entry(url)
+    server.files["model/w.bin"] = CONTENT + b"more"
+    with refused(IntegrityError, len(CONTENT) + 4, len(CONTENT)):
+        web.read(url, 5000, 300, entry)
 
 
 def test_nothing_and_folders(web, server):
