@@ -35,14 +35,18 @@ if TYPE_CHECKING:
         plan_files as plan_files,
         write_planned_file as write_planned_file,
     )
-    from bridge_core.checkpoint.sidecar_files import check_copy as check_copy, fill_file as fill_file
+    from bridge_core.checkpoint.sidecar_files import checked_filler as checked_filler
     from bridge_core.checkpoint.verification import checksum as checksum
     from bridge_core.checkpoint.weight_files import (
         find_weights as find_weights,
         is_weights_name as is_weights_name,
     )
     from bridge_core.checkpoint.write_checks import checked_state as checked_state
-    from bridge_core.checkpoint.write_options import WriteOptions as WriteOptions
+    from bridge_core.checkpoint.write_options import (
+        USUAL_SHARD_SIZE as USUAL_SHARD_SIZE,
+        WriteOptions as WriteOptions,
+        as_location as as_location,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -61,10 +65,10 @@ else:
             "partial_files": "Part part_of",
             "saved": "Saved",
             "shards": "PlannedFile PlannedFiles plan_files write_planned_file",
-            "sidecar_files": "check_copy fill_file",
+            "sidecar_files": "checked_filler",
             "verification": "checksum",
             "weight_files": "find_weights is_weights_name",
             "write_checks": "checked_state",
-            "write_options": "WriteOptions",
+            "write_options": "USUAL_SHARD_SIZE WriteOptions as_location",
         },
     )

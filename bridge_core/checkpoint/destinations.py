@@ -10,10 +10,11 @@ from typing import Protocol
 
 from bridge_core.checkpoint.destination_errors import shown_as
 from bridge_core.checkpoint.locations import local_path, system_of
-from bridge_core.checkpoint.write_options import Destined, as_path
+from bridge_core.checkpoint.write_options import Destined, as_location
 from bridge_core.errors import LimitExceeded, SourceNotFound, UsageError
 from bridge_core.io import (
     CommitsFolders,
+    FileSystem,
     RemotePath,
     SourceFile,
     WritableFileSystem,
@@ -28,7 +29,15 @@ from bridge_core.io import (
 )
 from bridge_core.plugins import Registry
 
-__all__ = ["Destination", "LocalFolder", "StoreFolder", "as_destined", "destination_at", "writable"]
+__all__ = [
+    "Destination",
+    "LocalFolder",
+    "StoreFolder",
+    "as_destined",
+    "destination_at",
+    "sizes_at",
+    "writable",
+]
 
 
 class Destination(Protocol):
@@ -219,12 +228,7 @@ class StoreFolder:
 
     def sizes(self) -> Mapping[str, int]:
         """Return the bytes of its files."""
-        try:
-            entries = repeated(lambda: self.system.entries(self.url), "listing the folder", self.name) or ()
-        except SourceNotFound:
-            return {}
-        sizes = {entry.name: entry.size for entry in entries if entry.size is not None}
-        return dict(sorted(sizes.items()))
+        return sizes_at(self.system, self.url)
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file."""
@@ -281,10 +285,10 @@ def destination_at(path: Destined, registry: Registry) -> Destination:
         MissingDependency: The file system of the scheme is not installed.
         UsageError: It is not a path, no file system has the scheme, or the file system cannot be written.
     """
-    destined = as_destined(path, registry)
-    if isinstance(destined, RemotePath):
-        return StoreFolder(writable(destined), destined.url)
-    return LocalFolder(as_path(destined))
+    place = as_location(as_destined(path, registry))
+    if isinstance(place, RemotePath):
+        return StoreFolder(writable(place), place.url)
+    return LocalFolder(place)
 
 
 def as_destined(path: Destined, registry: Registry) -> Destined:
@@ -306,6 +310,15 @@ def as_destined(path: Destined, registry: Registry) -> Destined:
         place = local_path(text)
         return f"{place}{os.sep}" if text.endswith("/") else place
     return as_destined(RemotePath(system_of(text, registry), text), registry)
+
+
+def sizes_at(system: FileSystem, url: str) -> Mapping[str, int]:
+    """Return the bytes of the files in a folder at a URL, by name; nothing if there is no such folder."""
+    try:
+        entries = repeated(lambda: system.entries(url), "listing the folder", shown_url(url)) or ()
+    except SourceNotFound:
+        return {}
+    return dict(sorted((entry.name, entry.size) for entry in entries if entry.size is not None))
 
 
 def writable(place: RemotePath) -> WritableFileSystem:
