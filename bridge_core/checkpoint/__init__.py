@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from bridge_core.checkpoint.checkpoint_writer import write_checkpoint as write_checkpoint
     from bridge_core.checkpoint.destinations import (
         Destination as Destination,
-        as_destined as as_destined,
         destination_at as destination_at,
     )
     from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
@@ -16,7 +15,11 @@ if TYPE_CHECKING:
     from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
     from bridge_core.checkpoint.format_choice import chosen_format as chosen_format
     from bridge_core.checkpoint.guided_writing import guided as guided
-    from bridge_core.checkpoint.locations import locate as locate, location_of as location_of
+    from bridge_core.checkpoint.locations import (
+        as_destined as as_destined,
+        locate as locate,
+        location_of as location_of,
+    )
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
         read_config as read_config,
@@ -52,13 +55,13 @@ else:
         __name__,
         {
             "checkpoint_writer": "write_checkpoint",
-            "destinations": "Destination as_destined destination_at",
+            "destinations": "Destination destination_at",
             "detect_format": "is_set_of_shards",
             "file_writing": "FileWriter",
             "folder_checkpoint": "contents_of",
             "format_choice": "chosen_format",
             "guided_writing": "guided",
-            "locations": "locate location_of",
+            "locations": "as_destined locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
             "own_files": "MANIFEST_NAME WORK_FOLDER manifest_name",

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bridge_core.checkpoint.destination_errors import shown_as
-from bridge_core.checkpoint.destinations import as_destined
 from bridge_core.checkpoint.file_writing import FileWriter
+from bridge_core.checkpoint.locations import as_destined
 from bridge_core.checkpoint.own_files import describes_old_weights, remove_manifest_of
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import plan_files

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from bridge_core.checkpoint.destination_errors import shown_as
-from bridge_core.checkpoint.locations import local_path, system_of
+from bridge_core.checkpoint.locations import as_destined, writable
 from bridge_core.checkpoint.write_options import Destined, as_location
 from bridge_core.errors import LimitExceeded, SourceNotFound, UsageError
 from bridge_core.io import (
-    CommitsFolders,
     FileSystem,
     RemotePath,
     SourceFile,
@@ -21,7 +19,6 @@ from bridge_core.io import (
     is_plain_name,
     repeated,
     replacing_file,
-    scheme_of,
     scratch_folder,
     shown_url,
     sweep,
@@ -33,10 +30,8 @@ __all__ = [
     "Destination",
     "LocalFolder",
     "StoreFolder",
-    "as_destined",
     "destination_at",
     "sizes_at",
-    "writable",
 ]
 
 
@@ -291,27 +286,6 @@ def destination_at(path: Destined, registry: Registry) -> Destination:
     return LocalFolder(place)
 
 
-def as_destined(path: Destined, registry: Registry) -> Destined:
-    """Return a destination as the caller gave it, a URL as a path at its file system.
-
-    Args:
-        path: A path, a ``file://`` URL, or a URL of a file system that can be written.
-        registry: Where file systems are found.
-
-    Raises:
-        MissingDependency, UsageError: As `destination_at`.
-    """
-    text = os.fspath(path) if isinstance(path, str) else None
-    if text is None or scheme_of(text) is None or os.path.lexists(text):
-        if isinstance(path, RemotePath) and not isinstance(path.system, CommitsFolders):
-            writable(path)
-        return path
-    if scheme_of(text) == "file":
-        place = local_path(text)
-        return f"{place}{os.sep}" if text.endswith("/") else place
-    return as_destined(RemotePath(system_of(text, registry), text), registry)
-
-
 def sizes_at(system: FileSystem, url: str) -> Mapping[str, int]:
     """Return the bytes of the files in a folder at a URL, by name; nothing if there is no such folder."""
     try:
@@ -319,29 +293,6 @@ def sizes_at(system: FileSystem, url: str) -> Mapping[str, int]:
     except SourceNotFound:
         return {}
     return dict(sorted((entry.name, entry.size) for entry in entries if entry.size is not None))
-
-
-def writable(place: RemotePath) -> WritableFileSystem:
-    """Return the file system of a destination.
-
-    Raises:
-        UsageError: It can only be read.
-    """
-    if isinstance(place.system, WritableFileSystem):
-        return place.system
-    if isinstance(place.system, CommitsFolders):
-        raise UsageError(
-            "expected a destination whose files are written one at a time; here all files are written in one "
-            "step.",
-            path=str(place),
-            hint="Convert in one process, without parts and resume.",
-        )
-    scheme = scheme_of(place.url)
-    raise UsageError(
-        f"expected a destination that can be written, got a {scheme}:// URL, which can only be read.",
-        path=str(place),
-        hint="Write to a local path and upload the result, or give a URL of a store, such as s3://.",
-    )
 
 
 def _plain(name: str) -> str:

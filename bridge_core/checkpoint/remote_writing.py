@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bridge_core.checkpoint.destinations import Destination, LocalFolder, StoreFolder, sizes_at, writable
+from bridge_core.checkpoint.destinations import Destination, LocalFolder, StoreFolder, sizes_at
 from bridge_core.checkpoint.file_writing import FileWriter
 from bridge_core.checkpoint.local_copies import upload_command
+from bridge_core.checkpoint.locations import writable
 from bridge_core.checkpoint.own_files import MANIFEST_NAME, WORK_FOLDER, manifest_name
 from bridge_core.checkpoint.remote_changes import Changes
 from bridge_core.checkpoint.saved import Saved

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import WriteOptions, as_destined, as_location, guided, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, as_destined, as_location, guided
 from bridge_core.conversion.inputs import conversion_options, located, opened, refuse_empty
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.rule_errors import naming_rule
@@ -271,6 +271,8 @@ def convert(
         from bridge_core.conversion.in_parts import convert_resumably
 
         return convert_resumably(src, dst, given, registry, **running)
+    from bridge_core.checkpoint import write_checkpoint  # commands that only read import this module too
+
     destined = as_destined(dst, registry)
     options = conversion_options(given, registry)
     writing = WriteOptions(
