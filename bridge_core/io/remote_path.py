@@ -156,9 +156,13 @@ class RemotePath:
         """
         from concurrent.futures import ThreadPoolExecutor
 
+        ended = threading.Event()
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ckptbridge request") as threads:
-            # A refusal is remembered, and raised where the entry is needed.
-            list(threads.map(lambda name: _answer((self / name).exists), names))
+            try:
+                list(threads.map(lambda name: self._seen.learn((self / name).url, ended), names))
+            except BaseException:
+                ended.set()  # the other requests are not repeated, which an interrupt would wait for
+                raise
 
     def listed_names(self) -> tuple[str, ...]:
         """Return the names in the folder, sorted; none where the server lists none or refuses to."""
@@ -231,6 +235,15 @@ class _Seen:
         self._made: dict[tuple[str, Callable[..., Any]], Any] = {}
 
     def entry(self, url: str) -> RemoteEntry | None:
+        return _unless_refused(self.learn(url))
+
+    def learn(self, url: str, ended: threading.Event | None = None) -> RemoteEntry | AccessDenied | None:
+        """Return what the server answers about a URL, or its refusal, which `entry` raises.
+
+        Args:
+            url: The URL.
+            ended: When it is set, a request that failed is not repeated; None for never.
+        """
         key = url.rstrip("/")
         with self._lock:
             is_known, answer = key in self._entries, self._entries.get(key)
@@ -239,11 +252,11 @@ class _Seen:
             return listing.get(url_name(url))
         if not is_known:
             answer = _answer(
-                lambda: repeated(lambda: self._system.entry(url), "asking the server for it", shown_url(url))
+                lambda: repeated(lambda: self._system.entry(url), _ASKING, shown_url(url), ended=ended)
             )
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
-        return _unless_refused(answer)
+        return answer
 
     def names(self, url: str, *, ask: bool = True) -> tuple[str, ...] | None:
         """Return the names in a folder, sorted; None if the server lists none, or was not to be asked."""

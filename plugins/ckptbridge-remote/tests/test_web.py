@@ -21,6 +21,7 @@ from bridge_core.errors import (
 )
 from bridge_core.io import FileSystem, RemotePath, WritableFileSystem
 from ckptbridge_remote import Web, obstore_module, redirects
+from ckptbridge_remote.remembered import Remembered
 
 obstore = pytest.importorskip("obstore")
 
@@ -112,7 +113,7 @@ def test_files_of_one_host_share_a_store(web, server):
     for number in range(3):
         server.files[f"w-{number}"] = b"1"
         web.entry(f"{server.url}/w-{number}")
-    assert len(web._stores._stores) == 1
+    assert len(web._stores._values) == 1
 
 
 def test_another_content_has_another_version(web, server):
@@ -259,11 +260,18 @@ def test_a_redirect_does_not_leave_encryption(monkeypatch):
         redirects.final_url("https://host/w?a", {})
 
 
-def test_stores_that_were_not_used_for_long_are_forgotten():
-    stores, made = obstore_module.StoreCache(), []
+def test_what_was_not_used_for_long_is_forgotten():
+    known, made = Remembered(64), []
     for number in [*range(64), 0, 64, 0, 1]:
-        stores.get(number, lambda number=number: made.append(number) or object())
+        known.get(number, lambda number=number: made.append(number) or object())
     assert made == [*range(65), 1]
+
+
+def test_where_urls_with_a_query_lead_is_remembered_for_some_of_them(web, monkeypatch):
+    monkeypatch.setattr("ckptbridge_remote.web.final_url", lambda url, headers: url)
+    for number in range(1100):
+        web._place(f"https://host/w?signature={number}")
+    assert len(web._places._values) == 1024
 
 
 def test_a_server_with_a_query_that_cannot_be_reached(web, server):
