@@ -201,6 +201,15 @@ class RemotePath:
         """Return the content of a small file as text."""
         return self.read_bytes().decode(encoding)
 
+    @property
+    def content(self) -> bytes | None:
+        """The bytes of a small file that was read at once; None if it was not."""
+        return self._seen.contents.get(self.url)
+
+    @content.setter
+    def content(self, data: bytes | None) -> None:
+        self._seen.contents[self.url] = data
+
     def once(self, make: Callable[[RemotePath], _Answer]) -> _Answer:
         """Return what a function makes of the file, which is called the first time only."""
         return self._seen.made(self, make)
@@ -233,6 +242,7 @@ class _Seen:
         self._entries: dict[str, RemoteEntry | AccessDenied | None] = {}
         self._listed: dict[str, dict[str, RemoteEntry] | AccessDenied | None] = {}
         self._made: dict[tuple[str, Callable[..., Any]], Any] = {}
+        self.contents: dict[str, bytes | None] = {}
 
     def entry(self, url: str) -> RemoteEntry | None:
         return _unless_refused(self.learn(url))
