@@ -95,7 +95,7 @@ class FileSystemWriting(FileSystemHarness):
             assert "model.bin" not in listed, "a file that was removed is still listed"
 
     def test_a_folder_is_uploaded_in_one_step(self, tmp_path: Path) -> None:
-        """The files that are named, and no others; what is there stays, and a failure changes nothing."""
+        """The files that are named, and no others; the rest stays, and a failure changes nothing."""
         system = self.system
         if not isinstance(system, CommitsFolders):
             pytest.skip("the file system does not upload folders in one step")
@@ -133,6 +133,15 @@ class FileSystemWriting(FileSystemHarness):
             assert self._content(at) == content, f"{name!r} {what} by the upload of a folder"
         extra = outcome_of(system.entry, child_url(url, "notes.txt")).value
         assert extra is None, "'notes.txt' was uploaded, which is not among the names"
+        outcome = outcome_of(system.upload_folder, target, local, ["notes.txt"], ["other.bin"])
+        assert outcome.error is None, (
+            f"an upload that removes a file as well gave {outcome}: take the names of such files as `removed`"
+        )
+        removed = outcome_of(system.entry, child_url(outcome.value, "other.bin")).value
+        assert removed is None, "'other.bin' is still there after an upload that removes it"
+        for name in ("model.bin", "notes.txt"):
+            entry = outcome_of(system.entry, child_url(outcome.value, name)).value
+            assert entry is not None, f"{name!r} is missing after an upload that removes another file"
 
     def _content(self, url: str) -> bytes:
         """Return what is at a URL now."""

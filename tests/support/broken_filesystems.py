@@ -512,9 +512,11 @@ class RemovesNothing(Store):
 class Commits(Bare):
     """A file system that is written to by folders."""
 
-    def upload_folder(self, url, folder, names):
+    def upload_folder(self, url, folder, names, removed=()):
         self.check(url)
         self.files |= {f"{self.key(url)}/{name}": (folder / name).read_bytes() for name in names}
+        for name in removed:
+            del self.files[f"{self.key(url)}/{name}"]
         return url
 
 
@@ -551,6 +553,23 @@ class CommitsInPlaceOfAll(Commits):
         for key in [key for key in self.files if key.startswith(f"{self.key(url)}/")]:
             del self.files[key]
         return super().upload_folder(url, folder, names)
+
+
+class CommitsWithoutRemoving(Commits):
+    def upload_folder(self, url, folder, names, removed=()):
+        return super().upload_folder(url, folder, names)
+
+
+class CommitsWithoutTheArgument(Commits):
+    def upload_folder(self, url, folder, names):
+        return super().upload_folder(url, folder, names)
+
+
+class CommitsOnlyRemoving(Commits):
+    def upload_folder(self, url, folder, names, removed=()):
+        if not removed:
+            return super().upload_folder(url, folder, names)
+        return super().upload_folder(url, folder, [], removed)
 
 
 class CommitsSilently(Commits):
@@ -638,5 +657,8 @@ BROKEN_COMMITS = [
     (CommitsFlat, COMMIT, "'inner/config.json' is missing"),
     (CommitsInPlaceOfAll, COMMIT, "'other.bin' is missing"),
     (CommitsSilently, COMMIT, "return the URL"),
+    (CommitsWithoutRemoving, COMMIT, "'other.bin' is still there"),
+    (CommitsWithoutTheArgument, COMMIT, "as `removed`"),
+    (CommitsOnlyRemoving, COMMIT, "'notes.txt' is missing"),
 ]
 """The same of file systems that are written to by folders."""
