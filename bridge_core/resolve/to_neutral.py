@@ -14,7 +14,7 @@ from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerTransform, Leaf, cut_of, part_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
-from bridge_core.plan import Dropped, Plan, PlanProblems, Step
+from bridge_core.plan import Dropped, Plan, PlanProblems, Step, quick_step
 from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
@@ -154,7 +154,6 @@ class _ToNeutral:
         self.layers: dict[Key, LayerInfo] = {}
         self.unusual_collections: dict[Key, str] = {}
         self.boxes: dict[Key, str] = {}
-        self.neutral_keys: dict[Key, Key] = {}
         self.source_keys: dict[Key, Key] = {}
         self.new_paths: dict[Key, Key] = {}
 
@@ -201,7 +200,9 @@ class _ToNeutral:
         return recorded_rules(self.rules, rearranged, names, self.framework.name, self.config)
 
     def _metadata(self) -> StateMetadata:
-        metadata, neutral = self.state.metadata, self.neutral_keys
+        metadata, neutral = self.state.metadata, dict[Key, Key]()
+        if metadata.ties:
+            neutral = {step.sources[0]: step.targets[0] for step in self.steps if step.sources}
         tree_form = dict(metadata.tree_form)
         if self.framework.collections:
             tree_form.setdefault(self.framework.name, "variables" if self.collections.present else "params")
@@ -238,17 +239,18 @@ class _ToNeutral:
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, tuple[Rule, ...]]) -> None:
         self.new_paths.setdefault(group.origin, group.path)
         moves, info = self._reading(group, detection)
-        for (name, key), move in zip(group.keys.items(), moves, strict=True):
-            label = ""
-            if renamed or detection.rule is not None:
-                kind_rule = detection.rule if move.evidence == "rule" else None
+        path, is_ruled = group.path, bool(renamed) or detection.rule is not None
+        for key, (roles, ops, kind, evidence, usual) in zip(group.keys.values(), moves, strict=True):
+            label = named = ""
+            if is_ruled:
+                kind_rule = detection.rule if evidence == "rule" else None
                 label = labels((*([kind_rule] if kind_rule is not None else ()), *renamed.get(key, ())))
-            targets = tuple([group.path + role for role in move.roles])
-            named = renamed[key][-1].targets[0].collection if key in renamed else ""
+                named = renamed[key][-1].targets[0].collection if key in renamed else ""
             # A module has leaves in several collections, and a path in the default one is that of the module.
-            collection = named if named and named not in self.default_collections else group.collections[name]
-            step = Step((key,), targets, move.ops, move.kind, move.evidence, rule=label)
-            self._add(step, collection, move.collection)
+            is_named = named and named not in self.default_collections
+            targets = tuple([path + role for role in roles])
+            step = quick_step((key,), targets, ops, kind, evidence, None, label)
+            self._add(step, named if is_named else self._collection(key), usual)
         if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
             info = replace(info, doubted=True)
         self.layers[group.path] = info
@@ -337,11 +339,14 @@ class _ToNeutral:
 
     def _add_rearranged(self, key: Key, name: Key, rule: Rule) -> None:
         """Copy a tensor that a rule rearranges, unchanged."""
-        collection, _ = self.collections.split(key)
         step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
-        usual = self.collections.default
-        self._add(step, collection or self.state.metadata.collections.get(key, ""), usual)
+        collection = self._collection(key) or self.state.metadata.collections.get(key, "")
+        self._add(step, collection, self.collections.default)
         self.layers.setdefault(module_path(name), LayerInfo(PARAMETER, "rule", ()))
+
+    def _collection(self, key: Key) -> str:
+        """Return the collection that a tensor is in; empty if it is unknown."""
+        return key[0] if self.collections.present else self.state.metadata.collections.get(key, "")
 
     def _add(self, step: Step, collection: str, usual: str) -> None:
         (source,) = step.sources
@@ -360,7 +365,6 @@ class _ToNeutral:
                 self.unusual_collections[target] = collection
             if box:
                 self.boxes[target] = box
-        self.neutral_keys[source] = step.targets[0]
         self.steps.append(step)
 
     def _restore(self, key: Key, spec: TensorSpec) -> None:

@@ -26,7 +26,7 @@ from bridge_core.resolve.leaf_matching import Outcome, is_complete, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.open_outcomes import guessed, is_order_open, open_options
 from bridge_core.resolve.partial_layers import partial_source, partial_target
-from bridge_core.resolve.plan_builder import Filled, PlanBuilder
+from bridge_core.resolve.plan_builder import PlanBuilder
 from bridge_core.resolve.request import Request
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
@@ -330,7 +330,7 @@ class WithTemplate(PlanBuilder):
             elif tied:
                 self._tie_group(canonical, tied)
 
-    def _same_specs(self, fills: Sequence[Filled], target: Key) -> bool:
+    def _same_specs(self, fills: Sequence[Step], target: Key) -> bool:
         """Note fills of one tensor that differ in shape or dtype; return whether none does."""
         specs = self.request.state.specs()
         made = [chain_specs(tuple(specs[key] for key in fill.sources), fill.ops)[0] for fill in fills]
@@ -350,7 +350,7 @@ class WithTemplate(PlanBuilder):
         self.missing = [key for key in self.missing if key not in keys]
         self.allowed_missing = [key for key in self.allowed_missing if key not in keys]
         self.ties.update(dict.fromkeys(tied, canonical))
-        distinct: list[Filled] = []
+        distinct: list[Step] = []
         source_of: dict[tuple[Key, Made], Key] = {}
         for fill in fills:
             if len(fill.sources) == 1:
@@ -373,7 +373,7 @@ class WithTemplate(PlanBuilder):
                     )
                 )
             return
-        self.filled[canonical] = distinct[0]
+        self.filled[canonical] = replace(distinct[0], targets=(canonical,))
         self.used.update(dict.fromkeys(distinct[0].sources, canonical))
 
 
