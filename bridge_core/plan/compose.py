@@ -45,6 +45,8 @@ def join_keeps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...
 
     Their sources are those of the first plan.
     """
+    if not second:
+        return ()
     makers = {key: step for step in first for key in step.targets}
     joined = []
     for step in second:

@@ -7,6 +7,7 @@ except the few small ones that the target has no place for and that its metadata
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -125,6 +126,11 @@ class Plan:
     def unexplained(self) -> Mapping[Key, str]:
         """Source key -> why it is not copied, where no evidence shows what it is."""
         return self.problems.unexplained
+
+    @functools.cached_property
+    def origin(self) -> Mapping[Key, Key]:
+        """Target key -> the first source key that it is made from; targets of constants are not in it."""
+        return {target: step.sources[0] for step in self.steps if step.sources for target in step.targets}
 
     @property
     def unclaimed(self) -> tuple[Key, ...]:
@@ -317,7 +323,7 @@ class Plan:
                 f"them, {listed(differing)}.",
                 hint="Make the following plan from the result of this one.",
             )
-        origin = {t: step.sources[0] for step in self.steps if step.sources for t in step.targets}
+        origin = self.origin
         return replace(
             following,
             source_layout=self.source_layout,

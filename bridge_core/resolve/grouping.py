@@ -41,7 +41,7 @@ class Group:
         has_children: Whether there are other layers below the path.
         module: The live module's type, if known.
         info: What the state's metadata contains about the path.
-        shapes: Leaf names and shapes, which many groups of a state have in common; empty until it is complete.
+        shapes: Leaf names and shapes, which many groups have in common; empty until all leaves are there.
     """
 
     path: Key
@@ -81,7 +81,9 @@ def group_state(
     new_names = collections.names(state)
     new_names.update((key, name) for key, name in renamed.items() if key in state)
     specs_of = state.specs()
-    specs = {name: specs_of[key] for key, name in new_names.items()}
+    specs = specs_of
+    if renamed or collections.present or collections.boxed:
+        specs = {name: specs_of[key] for key, name in new_names.items()}
     modules, layers = state.metadata.modules, state.metadata.layers
     owner = _LayerPaths(framework, tuple(transforms), specs, split_paths, modules, layers).owner
     groups: dict[Key, Group] = {}
@@ -89,13 +91,12 @@ def group_state(
         path, leaf = owner(name)
         group = groups.get(path)
         if group is None:
-            old_name = collections.strip(key)
+            old_name = collections.strip(key) if modules or renamed else name
             old_path = old_name[: -leaf.count(".") - 1] if key in renamed else path
             module = modules.get(old_path)
-            if module is None and leaf_path(path, leaf) != name:
-                module = modules.get(
-                    module_path(old_name)
-                )  # the layer is elsewhere, its leaf is in the module
+            if modules and module is None and leaf_path(path, leaf) != name:
+                # The layer is elsewhere, its leaf is in the module.
+                module = modules.get(module_path(old_name))
             group = groups[path] = Group(path, origin=old_path, module=module, info=layers.get(old_path))
         elif leaf in group.keys:
             raise _two_for_one(group.keys[leaf], key, name, state)

@@ -57,6 +57,8 @@ class NeutralLayer(NamedTuple):
         misfits: Transforms for the type of its module, which the leaves do not fit.
         missing: Kind or transform that the metadata names and that no plugin provides.
         doubted: Whether, while undecided, its axes may be in another order than its candidates have them.
+        family: What it has in common with the layers of the same record and shapes, and with no others;
+            compared by identity.
         rule: Label of the rule that decided it here; empty if none did.
         part_of: Composite kind of which the layer may be a part; empty if that is decided.
     """
@@ -74,6 +76,7 @@ class NeutralLayer(NamedTuple):
     misfits: tuple[LayerTransform, ...]
     missing: str
     doubted: bool
+    family: object
     rule: str
     part_of: str
 
@@ -196,12 +199,13 @@ def _merged(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
 
 
 class _Readings:
-    """The interpretations of layers; layers that are alike have the very same ones."""
+    """What layers are read as, once for those of a family."""
 
     def __init__(self, registry: Registry, records: NeutralRecords) -> None:
         self._registry = registry
         self._records = records
         self._found: dict[object, tuple[Interpretation, ...]] = {}
+        self._families: dict[object, NeutralLayer] = {}
         self._of_record: dict[object, tuple[LayerInfo, NeutralLayer]] = {}
 
     def of(self, group: Group, info: LayerInfo, rule: str, part_of: str) -> NeutralLayer:
@@ -214,8 +218,7 @@ class _Readings:
         return NeutralLayer(group, *known[1][1:-2], rule, part_of)
 
     def _first(self, group: Group, info: LayerInfo) -> NeutralLayer:
-        """Return the first layer with a record and shapes."""
-        candidates, misfits, missing = self._records.named(info)
+        """Return the layer that stands for its family; equal records may be several objects."""
         signature = (
             group.shapes,
             info.kind,
@@ -225,9 +228,13 @@ class _Readings:
             tuple(info.transforms.items()),
             tuple(info.axis_splits.items()),
         )
+        candidates, misfits, missing = self._records.named(info)
         if signature not in self._found:
             self._found[signature] = _interpretations(group, info, candidates, self._registry)
-        return NeutralLayer(
+        family = (signature, info.unclaimed, info.origin, info.doubted)
+        if family in self._families:
+            return self._families[family]
+        layer = self._families[family] = NeutralLayer(
             group,
             self._found[signature],
             info.evidence,
@@ -241,9 +248,11 @@ class _Readings:
             misfits,
             missing,
             info.doubted,
+            object(),
             rule="",
             part_of="",
         )
+        return layer
 
 
 def _interpretations(

@@ -219,7 +219,7 @@ class PlanBuilder:
             info = self._info(layer, outcome, evidence, names)
         else:
             has_children = layer.group.has_children
-            signature = (id(layer.interpretations), id(outcome), evidence, names, has_children)
+            signature = (layer.family, id(outcome), evidence, names, has_children)
             if signature not in self._infos_of_alike:
                 self._infos_of_alike[signature] = self._info(layer, outcome, evidence, names)
             info = self._infos_of_alike[signature]

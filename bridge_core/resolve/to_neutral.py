@@ -140,6 +140,8 @@ class _ToNeutral:
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.checked_transforms_of.get(self.framework.name, ())
         self.collections = names_of(state, self.framework)
+        self._recorded_collections = state.metadata.collections
+        self._has_boxes = bool(self.collections.boxed or state.metadata.boxes)
         self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
         self.config = config
@@ -168,7 +170,10 @@ class _ToNeutral:
         groups = group_state(rest, self.framework, self.transforms, ruled.names, collections=self.collections)
         detections = self.detector.detect_all(groups)
         for path, group in groups.items():
-            self._add_layer(group, self._guessed(group, detections[path]), ruled.renamed)
+            detection = detections[path]
+            if self.accept_guesses and detection.candidates:
+                detection = self.detector.guess(group, detection)
+            self._add_layer(group, detection, ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
         for key, auxiliary in rest.metadata.auxiliary_tensors.items():
@@ -248,7 +253,7 @@ class _ToNeutral:
                 named = renamed[key][-1].targets[0].collection if key in renamed else ""
             # A module has leaves in several collections, and a path in the default one is that of the module.
             is_named = named and named not in self.default_collections
-            targets = tuple([path + role for role in roles])
+            targets = (path + roles[0],) if len(roles) == 1 else tuple([path + role for role in roles])
             step = quick_step((key,), targets, ops, kind, evidence, None, label)
             self._add(step, named if is_named else self._collection(key), usual)
         if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
@@ -300,12 +305,6 @@ class _ToNeutral:
         key = group.keys[name]
         return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
 
-    def _guessed(self, group: Group, detection: Detection) -> Detection:
-        """Return the detection with a guess where guesses are accepted."""
-        if detection.candidates and self.accept_guesses:
-            return self.detector.guess(group, detection)
-        return detection
-
     def _leaf_ops(
         self, group: Group, name: str, leaf: Leaf, transform: LayerTransform, detection: Detection
     ) -> tuple[list[str], tuple[Op, ...]]:
@@ -346,11 +345,15 @@ class _ToNeutral:
 
     def _collection(self, key: Key) -> str:
         """Return the collection that a tensor is in; empty if it is unknown."""
-        return key[0] if self.collections.present else self.state.metadata.collections.get(key, "")
+        return key[0] if self.collections.present else self._recorded_collections.get(key, "")
+
+    def _box(self, key: Key) -> str | None:
+        """Return the last part of the framework's key that names the value in its box; None without one."""
+        return key[-1] if key in self.collections.boxed else self.state.metadata.boxes.get(key)
 
     def _add(self, step: Step, collection: str, usual: str) -> None:
         (source,) = step.sources
-        box = source[-1] if source in self.collections.boxed else self.state.metadata.boxes.get(source)
+        box = self._box(source) if self._has_boxes else None
         for target in step.targets:
             if target in self.source_keys:
                 raise KeyConflict(

@@ -42,7 +42,7 @@ class WithoutTemplate(PlanBuilder):
         super().__init__(request)
         self._native_key = key_maker(self.framework)
         self._relocate = self.framework.spell if isinstance(self.framework, Relocating) else None
-        self._outcomes: dict[int, tuple[Outcome, ...]] = {}
+        self._outcomes: dict[object, tuple[Outcome, ...]] = {}
         self._copies: dict[tuple[tuple[str, Shape], ...], Outcome] = {}
         self._ends: dict[int, tuple[tuple[str, Key, Key], ...]] = {}
         self._guesses: dict[tuple[Any, ...], Outcome] = {}
@@ -120,7 +120,8 @@ class WithoutTemplate(PlanBuilder):
             self.leave_out(layer, outcome.unexpected)
         self.store_summands(layer, outcome, path)
         self.note_info(path, layer, outcome, evidence, tuple(names))
-        self._restore(layer, outcome)
+        if self._auxiliary_leaves(outcome.target.transform):
+            self._restore(layer, outcome)
 
     def _usual_names(self, path: Key, outcome: Outcome) -> dict[str, Key]:
         """Return the target's keys by leaf name, where no collections or boxes are recorded."""
@@ -154,10 +155,9 @@ class WithoutTemplate(PlanBuilder):
         return names
 
     def _possible(self, layer: NeutralLayer) -> tuple[Outcome, ...]:
-        key = id(layer.interpretations)
-        outcomes = self._outcomes.get(key)
+        outcomes = self._outcomes.get(layer.family)
         if outcomes is None:
-            outcomes = self._outcomes[key] = _possible_outcomes(
+            outcomes = self._outcomes[layer.family] = _possible_outcomes(
                 layer, self.framework.name, self.request.transforms, self.request.registry.kinds
             )
         return outcomes
@@ -216,12 +216,12 @@ class WithoutTemplate(PlanBuilder):
             (of_rule.get(key) or collections.of(PARAMETER, key[-1])) != collections.default for key in ruled
         ):
             return "variables"
-        seen: set[int] = set()
+        seen: set[object] = set()
         for layer in self.request.layers.values():
             if not metadata.collections:
-                if id(layer.interpretations) in seen:  # of a layer that is like another
+                if layer.family in seen:
                     continue
-                seen.add(id(layer.interpretations))
+                seen.add(layer.family)
             for name, key in layer.group.keys.items():
                 usual = collections.of(layer.kind if name in layer.leaves else None, name)
                 if metadata.collections.get(key, usual) != collections.default:
