@@ -174,82 +174,82 @@ def convert(
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
 
-        The destination appears when it is complete, or not at all. At a URL each file is written to a local
-        temporary file, read back and compared there, and then uploaded, the index last; so the local disk needs
-        room for one file, in the folder that ``TMPDIR`` names. The server compares what it stores with what was
-        sent, where it can. If the conversion fails or is interrupted, what was uploaded is removed. On the hub
-        all files are one commit, for which the local disk needs room for all of them.
+    The destination appears when it is complete, or not at all. At a URL each file is written to a local
+    temporary file, read back and compared there, and then uploaded, the index last; so the local disk needs
+    room for one file, in the folder that ``TMPDIR`` names. The server compares what it stores with what was
+    sent, where it can. If the conversion fails or is interrupted, what was uploaded is removed. On the hub
+    all files are one commit, for which the local disk needs room for all of them.
 
-        An object store replaces one file in one step, and never several. With ``overwrite`` the new shards
-        therefore get names that are not in use, and until the index is replaced a reader sees the old checkpoint;
-        files such as ``config.json`` that have other content than before are replaced right before the index.
+    An object store replaces one file in one step, and never several. With ``overwrite`` the new shards
+    therefore get names that are not in use, and until the index is replaced a reader sees the old checkpoint;
+    files such as ``config.json`` that have other content than before are replaced right before the index.
 
-        Args:
-            src: As ``source`` of `plan_conversion`.
-            dst: A file, or a folder for sharded sets; or the URL of one at a store, such as
-                ``s3://bucket/model/``, where a folder ends with a slash unless it exists.
-            to: The target's layout: ``"neutral"`` or the name of a framework.
-            format: Name of the destination's format; None for that of its suffix, or else of the target.
-            like: As in `plan_conversion`.
-            model: As in `plan_conversion`.
-            rules: As in `plan_conversion`.
-            recipe: As in `plan_conversion`.
-            only: As in `plan_conversion`.
-            accept_guesses: As in `plan_conversion`.
-            allow_missing: As in `plan_conversion`.
-            allow_unexpected: As in `plan_conversion`.
-            allow_mismatched: As in `plan_conversion`.
-            allow_unclaimed: As in `plan_conversion`.
-            allow_inexact: As in `plan_conversion`.
-            dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. Or pattern of
-                target names -> name of a dtype, as ``{"img.**": "float32", "**": "bfloat16"}``: the last pattern
-                that matches decides, and ``"**"`` is for the rest. None for no cast.
-            max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
-                (2^30); None for one file, and for 5GB in a folder at a URL.
-            workers: Number of threads; None for the available processors, at most four.
-            max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
-            overwrite: Whether an existing destination may be replaced.
-            verify: Whether to read everything back and compare it before the destination appears.
-            progress: Called as bytes are written.
-            layout: As in `plan_conversion`.
-            follow_links: As in `plan_conversion`.
-            entry: As in `plan_conversion`.
-            step: As in `plan_conversion`.
-            to_step: Number of the step to write, in a format whose checkpoints have steps; ``dst`` is then the
-                folder that holds the steps. None to write ``dst`` itself.
-            to_item: Name of the item to write, in a format whose checkpoints have items, as ``"params"``.
-            resume: Whether to write each file of a folder by itself, so that the same call goes on where an
-                interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
-                of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
-                the model must be paths or texts, and nothing is overwritten.
-            manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
-                ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
-                `bridge_core.verify_manifest`.
-    <<<<<<< HEAD
-            resume: Whether to write each file of a folder by itself, so that the same call goes on where an
-                interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
-                of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
-                the model must be paths or texts, and nothing is overwritten.
-            manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
-                ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
-                `bridge_core.verify_manifest`.
-            executor: An executor as those of `concurrent.futures`, whose workers write the files of the folder,
-                several at a time, as with ``resume``; None to write them here. The workers need the source, the
-                destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
-                part, of which four are made for a worker, and ``progress`` is called when one is complete.
-    =======
-    >>>>>>> w-work
-            registry: As in `plan_conversion`.
+    Args:
+        src: As ``source`` of `plan_conversion`.
+        dst: A file, or a folder for sharded sets; or the URL of one at a store, such as
+            ``s3://bucket/model/``, where a folder ends with a slash unless it exists.
+        to: The target's layout: ``"neutral"`` or the name of a framework.
+        format: Name of the destination's format; None for that of its suffix, or else of the target.
+        like: As in `plan_conversion`.
+        model: As in `plan_conversion`.
+        rules: As in `plan_conversion`.
+        recipe: As in `plan_conversion`.
+        only: As in `plan_conversion`.
+        accept_guesses: As in `plan_conversion`.
+        allow_missing: As in `plan_conversion`.
+        allow_unexpected: As in `plan_conversion`.
+        allow_mismatched: As in `plan_conversion`.
+        allow_unclaimed: As in `plan_conversion`.
+        allow_inexact: As in `plan_conversion`.
+        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. Or pattern of
+            target names -> name of a dtype, as ``{"img.**": "float32", "**": "bfloat16"}``: the last pattern
+            that matches decides, and ``"**"`` is for the rest. None for no cast.
+        max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
+            (2^30); None for one file, and for 5GB in a folder at a URL.
+        workers: Number of threads; None for the available processors, at most four.
+        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
+        overwrite: Whether an existing destination may be replaced.
+        verify: Whether to read everything back and compare it before the destination appears.
+        progress: Called as bytes are written.
+        layout: As in `plan_conversion`.
+        follow_links: As in `plan_conversion`.
+        entry: As in `plan_conversion`.
+        step: As in `plan_conversion`.
+        to_step: Number of the step to write, in a format whose checkpoints have steps; ``dst`` is then the
+            folder that holds the steps. None to write ``dst`` itself.
+        to_item: Name of the item to write, in a format whose checkpoints have items, as ``"params"``.
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+<<<<<<< HEAD
+        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
+            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
+            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
+            the model must be paths or texts, and nothing is overwritten.
+        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
+            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
+            `bridge_core.verify_manifest`.
+        executor: An executor as those of `concurrent.futures`, whose workers write the files of the folder,
+            several at a time, as with ``resume``; None to write them here. The workers need the source, the
+            destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
+            part, of which four are made for a worker, and ``progress`` is called when one is complete.
+=======
+>>>>>>> w-work
+        registry: As in `plan_conversion`.
 
-        Returns:
-            What was written, and what the plan did.
+    Returns:
+        What was written, and what the plan did.
 
-        Raises:
-            ConversionError: The source is a file that holds no tensor, the plan cannot be run, the destination
-                exists, or verification failed.
-            BadInputError: The source is damaged or unsafe, or only a part of a model.
-            SystemFailure: The system failed: disk, permission or memory.
-            UsageError: As in `plan_conversion`.
+    Raises:
+        ConversionError: The source is a file that holds no tensor, the plan cannot be run, the destination
+            exists, or verification failed.
+        BadInputError: The source is damaged or unsafe, or only a part of a model.
+        SystemFailure: The system failed: disk, permission or memory.
+        UsageError: As in `plan_conversion`.
     """
     registry = given_registry(registry)
     require_bool("resume", resume)
