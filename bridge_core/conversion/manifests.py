@@ -18,9 +18,9 @@ from bridge_core.checkpoint import (
 )
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.prepared_work import plan_digest, source_identity, versions_of
-from bridge_core.errors import UsageError, VerificationError
+from bridge_core.errors import NeedsLocalPath, UsageError, VerificationError
 from bridge_core.formats import FolderFormat
-from bridge_core.io import Location, RemotePath, open_location
+from bridge_core.io import CommitsFolders, Location, RemotePath, open_location
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry
 from bridge_core.state import FlatState
@@ -47,7 +47,14 @@ def refuse_without_files(
 
     Raises:
         UsageError: The format is such a one.
+        NeedsLocalPath: The files are uploaded in one step.
     """
+    if isinstance(destination, RemotePath) and isinstance(destination.system, CommitsFolders):
+        raise NeedsLocalPath(
+            "manifest=True (--manifest) is not possible where all files are uploaded in one step.",
+            path=str(destination),
+            hint="Write to a local folder with a manifest, and upload that folder.",
+        )
     used = chosen_format(destination, writing, registry, layout=layout)
     if isinstance(used, FolderFormat):
         raise UsageError(

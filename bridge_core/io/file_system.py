@@ -129,16 +129,17 @@ class WritableFileSystem(FileSystem, Protocol):
 
 @runtime_checkable
 class CommitsFolders(FileSystem, Protocol):
-    """A file system that writes the files of a folder in one step, such as a commit: all of them or none.
+    """A file system that writes the files of a folder in one step: all of them or none.
 
-    It has no method for a single object: a destination on it is written to a temporary folder on this
-    machine first, and then uploaded at once.
+    Such a step is a commit, for example. There is no method for a single object: a destination is written to
+    a temporary folder on this machine first, and then uploaded at once.
     """
 
     def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:
-        """Upload files of a local folder in one step, and return the URL at which exactly these are read.
+        """Upload files of a local folder in one step; return the URL where they are read.
 
-        Files of the same names are replaced, and others stay. The server checks the bytes where it can.
+        Files of the same names are replaced, and others stay. The URL is that of the new state of the folder,
+        which does not change any more. The server checks the bytes where it can.
 
         Args:
             url: The destination folder; not a URL that `pinned` returned.
