@@ -90,7 +90,7 @@ def place_in_stack(key: Key, present: Collection[Key]) -> tuple[Key, str] | None
     >>> place_in_stack(("weight_ih_l1",), {("weight_ih_l1",), ("weight_hh_l1",)})
     (('1',), 'weight_ih_l')
     """
-    # Most names are of other layers, and are told apart faster so.
+    # This text is in few names, and looking for it is faster than a pattern.
     match = _STACK_LEAF.fullmatch(key[-1]) if key and "_l" in key[-1] else None
     if match is None:
         return None
