@@ -123,8 +123,10 @@ def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConfli
 
 def note_shapes(groups: Mapping[Key, Group]) -> None:
     """Note in every group what its leaves are, once all of them are there."""
+    known: dict[tuple[tuple[str, Shape], ...], tuple[tuple[str, Shape], ...]] = {}
     for group in groups.values():
-        group.shapes = tuple([(name, spec.shape) for name, spec in group.specs.items()])
+        shapes = tuple([(name, spec.shape) for name, spec in group.specs.items()])
+        group.shapes = known.setdefault(shapes, shapes)
 
 
 def note_children(groups: Mapping[Key, Group]) -> None:
