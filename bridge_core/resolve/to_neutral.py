@@ -205,9 +205,8 @@ class _ToNeutral:
         return recorded_rules(self.rules, rearranged, names, self.framework.name, self.config)
 
     def _metadata(self) -> StateMetadata:
-        metadata, neutral = self.state.metadata, dict[Key, Key]()
-        if metadata.ties:
-            neutral = {step.sources[0]: step.targets[0] for step in self.steps if step.sources}
+        metadata, steps = self.state.metadata, self.steps if self.state.metadata.ties else ()
+        neutral = {step.sources[0]: step.targets[0] for step in steps if step.sources}
         tree_form = dict(metadata.tree_form)
         if self.framework.collections:
             tree_form.setdefault(self.framework.name, "variables" if self.collections.present else "params")
@@ -226,12 +225,8 @@ class _ToNeutral:
 
     def _names_in_source(self) -> dict[Key, Key]:
         """Return neutral key -> key in the file or object, where a train state's weights have other names."""
-        first = self.state.metadata.source_names
-        return (
-            {key: first.get(source, source) for key, source in self.source_keys.items()}
-            if first
-            else self.source_keys
-        )
+        first, keys = self.state.metadata.source_names, self.source_keys
+        return {key: first.get(source, source) for key, source in keys.items()} if first else keys
 
     def _separators(self) -> dict[str, str]:
         """Return what joins the names of frameworks that have trees."""
@@ -347,13 +342,11 @@ class _ToNeutral:
         """Return the collection that a tensor is in; empty if it is unknown."""
         return key[0] if self.collections.present else self._recorded_collections.get(key, "")
 
-    def _box(self, key: Key) -> str | None:
-        """Return the last part of the framework's key that names the value in its box; None without one."""
-        return key[-1] if key in self.collections.boxed else self.state.metadata.boxes.get(key)
-
     def _add(self, step: Step, collection: str, usual: str) -> None:
         (source,) = step.sources
-        box = self._box(source) if self._has_boxes else None
+        box = None
+        if self._has_boxes:
+            box = source[-1] if source in self.collections.boxed else self.state.metadata.boxes.get(source)
         for target in step.targets:
             if target in self.source_keys:
                 raise KeyConflict(
