@@ -131,7 +131,7 @@ def _plan_there(
         like=template,
         rules=rules,
         permissions=permissions,
-        origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
+        origin=first.origin,
         config=config,
         **named,
     )

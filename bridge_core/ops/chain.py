@@ -173,8 +173,16 @@ def chain_specs(specs: Specs, chain: Sequence[Op]) -> Specs:
     return specs
 
 
-def chain_tensors(tensors: Sequence[Tensor], chain: Sequence[Op]) -> tuple[Tensor, ...]:
+def chain_tensors(
+    tensors: Sequence[Tensor], chain: Sequence[Op], known: dict[tuple[Op, Specs], Specs] | None = None
+) -> tuple[Tensor, ...]:
     """Return lazy tensors after a chain; an empty chain returns the same objects.
+
+    Args:
+        tensors: The tensors.
+        chain: The ops.
+        known: What ops were found to make of tensors that are alike, which is looked up and added to; None
+            to compute it.
 
     Raises:
         PlanError: An op does not take the tensors that it gets.
@@ -182,12 +190,17 @@ def chain_tensors(tensors: Sequence[Tensor], chain: Sequence[Op]) -> tuple[Tenso
     current = tuple(tensors)
     for op in chain:
         if isinstance(op, Parallel):
-            current = tuple(t for run, lane in op.runs(current) for t in chain_tensors(run, lane))
+            current = tuple(t for run, lane in op.runs(current) for t in chain_tensors(run, lane, known))
         elif isinstance(op, Reorder | Select):
             op.spec(tuple(tensor.spec for tensor in current))
             current = tuple(current[i] for i in op.indices)
         else:
-            specs = op.spec(tuple(tensor.spec for tensor in current))
+            given = tuple([tensor.spec for tensor in current])
+            specs = known.get((op, given)) if known is not None else None
+            if specs is None:
+                specs = op.spec(given)
+                if known is not None:
+                    known[op, given] = specs
             current = tuple(OpTensor(op, current, i, spec) for i, spec in enumerate(specs))
     return current
 

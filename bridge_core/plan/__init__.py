@@ -21,7 +21,12 @@ if TYPE_CHECKING:
         name_with_source as name_with_source,
         shown_names as shown_names,
     )
-    from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
+    from bridge_core.plan.step import (
+        Dropped as Dropped,
+        Mismatch as Mismatch,
+        Step as Step,
+        quick_step as quick_step,
+    )
     from bridge_core.plan.unmatched import closest_key as closest_key
     from bridge_core.plan.warning import PlanWarning as PlanWarning
 else:
@@ -36,7 +41,7 @@ else:
             "recipe_problem": "RecipeProblem",
             "rivals": "Rivals",
             "source_names": "name_with_source shown_names",
-            "step": "Dropped Mismatch Step",
+            "step": "Dropped Mismatch Step quick_step",
             "unmatched": "closest_key",
             "warning": "PlanWarning",
         },

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bridge_core.ops import Op, Parallel, Reorder, Select, simplify_chain
-from bridge_core.plan.step import Dropped, Step
+from bridge_core.plan.step import Dropped, Step, quick_step
 from bridge_core.state import Key, join_key
 
 __all__ = ["join_keeps", "join_steps", "traced"]
@@ -25,13 +25,15 @@ def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...
     shared = _shared(first, second, makers)
     steps = [step for step in first if not step.targets]
     done: set[int] = set()
+    chains: dict[tuple[int, int], tuple[Op, ...]] = {}
     for step in second:
         if not step.sources:
             steps.append(step)
             continue
-        group = shared.get(id(makers[step.sources[0]]))
+        maker = makers[step.sources[0]]
+        group = shared.get(id(maker)) if shared else None
         if group is None:
-            steps.append(_single(makers[step.sources[0]], step))
+            steps.append(_single(maker, step, chains))
         elif id(group) not in done:
             done.add(id(group))
             steps.append(_several(*group))
@@ -43,6 +45,8 @@ def join_keeps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...
 
     Their sources are those of the first plan.
     """
+    if not second:
+        return ()
     makers = {key: step for step in first for key in step.targets}
     joined = []
     for step in second:
@@ -89,11 +93,37 @@ def _shared(first: Iterable[Step], second: Iterable[Step], makers: Mapping[Key, 
     return group_of
 
 
-def _single(first: Step, second: Step) -> Step:
+def _single(first: Step, second: Step, chains: dict[tuple[int, int], tuple[Op, ...]]) -> Step:
+    """Return both steps as one: one of them, where the other changes nothing.
+
+    Args:
+        first: A step of the first plan.
+        second: The only step that takes what it makes.
+        chains: Chains joined before, by the identities of their parts: steps of layers that are alike have
+            theirs in common.
+    """
     # Each chain is in its shortest form by itself.
-    both = first.ops and second.ops
-    ops = simplify_chain((*first.ops, *second.ops)) if both else first.ops or second.ops
-    return _named(first, second, first.sources, second.targets, ops)
+    ops = first.ops or second.ops
+    if first.ops and second.ops:
+        pair = (id(first.ops), id(second.ops))
+        if pair not in chains:
+            chains[pair] = simplify_chain((*first.ops, *second.ops))
+        ops = chains[pair]
+    evidence = _evidence(first, second)
+    auxiliary = second.auxiliary or first.auxiliary
+    rule = _together(first.rule, second.rule)
+    for step in (first, second):
+        if (
+            step.evidence == evidence
+            and step.kind == second.kind
+            and step.ops == ops
+            and step.sources == first.sources
+            and step.targets == second.targets
+            and step.auxiliary == auxiliary
+            and step.rule == rule
+        ):
+            return step
+    return quick_step(first.sources, second.targets, ops, second.kind, evidence, auxiliary, rule)
 
 
 def _several(first: list[Step], second: list[Step]) -> Step:
@@ -110,26 +140,24 @@ def _several(first: list[Step], second: list[Step]) -> Step:
     sources = tuple(key for step in first for key in step.sources)
     targets = tuple(key for step in second for key in step.targets)
     labels = tuple(step.rule for step in (*first, *second))
-    return replace(
-        _named(first[0], second[0], sources, targets, simplify_chain(ops)), rule=_together(*labels)
-    )
-
-
-def _named(
-    first: Step, second: Step, sources: tuple[Key, ...], targets: tuple[Key, ...], ops: tuple[Op, ...]
-) -> Step:
-    # The first plan knew a parameter as one, unless the target's template had to decide.
-    as_named = second.kind == "parameter" and second.evidence != "rule" and first.evidence not in _OPEN
     return Step(
         sources,
         targets,
-        ops,
-        second.kind,
-        first.evidence if as_named else second.evidence,
-        second.auxiliary or first.auxiliary,
-        _together(first.rule, second.rule),
+        simplify_chain(ops),
+        second[0].kind,
+        _evidence(first[0], second[0]),
+        second[0].auxiliary or first[0].auxiliary,
+        _together(*labels),
     )
 
 
+def _evidence(first: Step, second: Step) -> str:
+    # The first plan knew a parameter as one, unless the target's template had to decide.
+    as_named = second.kind == "parameter" and second.evidence != "rule" and first.evidence not in _OPEN
+    return first.evidence if as_named else second.evidence
+
+
 def _together(*labels: str) -> str:
+    if not any(labels):
+        return ""
     return ", ".join(label for label in dict.fromkeys(labels) if label)

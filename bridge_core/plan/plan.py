@@ -7,6 +7,7 @@ except the few small ones that the target has no place for and that its metadata
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import numpy as np
 
 from bridge_core.errors import PlanError
 from bridge_core.messages import count, listed
-from bridge_core.ops import chain_specs, chain_tensors
+from bridge_core.ops import Op, chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.held_ties import held_ties
 from bridge_core.plan.plan_source import check_source, with_tied
@@ -126,6 +127,11 @@ class Plan:
         """Source key -> why it is not copied, where no evidence shows what it is."""
         return self.problems.unexplained
 
+    @functools.cached_property
+    def origin(self) -> Mapping[Key, Key]:
+        """Target key -> the first source key that it is made from; targets of constants are not in it."""
+        return {target: step.sources[0] for step in self.steps if step.sources for target in step.targets}
+
     @property
     def unclaimed(self) -> tuple[Key, ...]:
         """Source keys that no evidence explains, copied under their own names or refused."""
@@ -224,9 +230,14 @@ class Plan:
         auxiliary_tensors: dict[Key, AuxiliaryTensor] = {}
         outputs_of: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
         tensors: dict[Key, Tensor] = {}
+        known_specs: dict[tuple[Op, tuple[TensorSpec, ...]], tuple[TensorSpec, ...]] = {}
+        known = source.metadata.auxiliary_tensors
+        tensor_of = source.tensor
         for step in self.steps:
-            inputs = tuple(source.tensor(key) for key in step.sources)
-            known = source.metadata.auxiliary_tensors
+            if not step.ops and len(step.sources) == len(step.targets) == 1:
+                tensors[step.targets[0]] = tensor_of(step.sources[0])
+                continue
+            inputs = tuple([tensor_of(key) for key in step.sources])
             stored = known.get(step.auxiliary) if step.auxiliary is not None else None
             if step.auxiliary is not None and not step.targets:
                 if inputs:
@@ -238,9 +249,9 @@ class Plan:
                 outputs = chain_tensors((ArrayTensor(stored.array()),), step.ops[1:])
             else:
                 identity = (*map(id, inputs), step.ops)
-                if not inputs or identity not in outputs_of:
-                    outputs_of[identity] = chain_tensors(inputs, step.ops)
-                outputs = outputs_of[identity]
+                known_outputs = outputs_of.get(identity) if inputs else None
+                outputs = known_outputs or chain_tensors(inputs, step.ops, known_specs)
+                outputs_of[identity] = outputs
             tensors.update(zip(step.targets, outputs, strict=True))
         for step in self.keeps:
             (part,) = chain_tensors(tuple(source.tensor(key) for key in step.sources), step.ops)
@@ -312,7 +323,7 @@ class Plan:
                 f"them, {listed(differing)}.",
                 hint="Make the following plan from the result of this one.",
             )
-        origin = {t: step.sources[0] for step in self.steps if step.sources for t in step.targets}
+        origin = self.origin
         return replace(
             following,
             source_layout=self.source_layout,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from bridge_core.ops import Cast, Fill, Op, Parallel, inverse_chain, simplify_ch
 from bridge_core.public import renamed
 from bridge_core.state import Key, TensorSpec, is_floating, join_key
 
-__all__ = ["Dropped", "Mismatch", "Step", "cast_step"]
+__all__ = ["Dropped", "Mismatch", "Step", "cast_step", "quick_step"]
 
 
 @renamed(residual="auxiliary")
@@ -69,6 +69,43 @@ class Step:
             "exact": self.exact,
             **({"rule": self.rule} if self.rule else {}),
         }
+
+
+_new_step = object.__new__
+(
+    _set_sources,
+    _set_targets,
+    _set_ops,
+    _set_kind,
+    _set_evidence,
+    _set_auxiliary,
+    _set_rule,
+) = (getattr(Step, field.name).__set__ for field in fields(Step))
+
+
+def quick_step(
+    sources: tuple[Key, ...],
+    targets: tuple[Key, ...],
+    ops: tuple[Op, ...],
+    kind: str,
+    evidence: str,
+    auxiliary: Key | None = None,
+    rule: str = "",
+) -> Step:
+    """Return ``Step(sources, targets, ...)`` in a quarter of its time; a plan makes two for each tensor.
+
+    The constructor of a frozen dataclass finds each field by its name again, and that of `renamed` looks at
+    the names of its arguments first.
+    """
+    step = _new_step(Step)
+    _set_sources(step, sources)
+    _set_targets(step, targets)
+    _set_ops(step, ops)
+    _set_kind(step, kind)
+    _set_evidence(step, evidence)
+    _set_auxiliary(step, auxiliary)
+    _set_rule(step, rule)
+    return step
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class AxisOrder:
             return ()
         widths: dict[Key, Width] = {}
         width_of_reading: dict[int, Width | None] = {}
-        crossing: dict[int, Framework | None] = {}
+        crossing: dict[object, Framework | None] = {}
         maps: list[tuple[MovedLayer, Framework]] = []
         other = None
         for path, one in self.moved.items():
@@ -109,10 +109,10 @@ class AxisOrder:
             width = width_of_reading[id(reading)]
             if width is not None:
                 widths[path] = width
-            signature = id(one.layer.interpretations)
-            if signature not in crossing:
-                crossing[signature] = self._other(one.layer)
-            found = crossing[signature]
+            family = one.layer.family
+            if family not in crossing:
+                crossing[family] = self._other(one.layer)
+            found = crossing[family]
             other = other or found
             if found is not None and width is not None and width.role == "map":
                 maps.append((one, found))

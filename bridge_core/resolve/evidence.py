@@ -117,7 +117,10 @@ class Detector:
         What one layer of a state denies, others that only allow it do not prove: a square weight may have
         either order of axes.
         """
-        detections = {path: self.detect(group) for path, group in groups.items()}
+        detections = {}
+        for path, group in groups.items():
+            is_bare = group.module is None and group.info is None and not self.rules
+            detections[path] = self._by_names_and_shapes(group) if is_bare else self.detect(group)
         proofs = SiblingProofs(self.transforms, groups, detections)
         if proofs.any_denied:
             for path, detection in detections.items():

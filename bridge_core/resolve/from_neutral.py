@@ -92,10 +92,10 @@ def plan_from_neutral(
     targets = None
     if like is not None:
         collections = names_of(like, framework)
-        targets = {name: like.spec(key) for key, name in collections.names(like).items()}
         if ways is not None:
             from bridge_core.rules import KeyIndex
 
+            targets = {name: like.spec(key) for key, name in collections.names(like).items()}
             index = KeyIndex(targets)
     origin, source_names = origin or {}, state.metadata.source_names
     shown = shown_names(origin, source_names)

@@ -26,7 +26,7 @@ from bridge_core.state import (
     module_path,
 )
 
-__all__ = ["Group", "group_state", "key_maker", "note_children"]
+__all__ = ["Group", "group_state", "key_maker", "note_children", "note_shapes"]
 
 
 @dataclass(slots=True)
@@ -37,29 +37,21 @@ class Group:
         path: The path, without a collection.
         keys: Leaf name (dotted below the path) -> key in the state.
         specs: Leaf name -> spec.
-        collections: Leaf name -> collection it is in; empty if unknown.
         origin: The path before rules renamed its keys.
         has_children: Whether there are other layers below the path.
         module: The live module's type, if known.
         info: What the state's metadata contains about the path.
+        shapes: Leaf names and shapes, which many groups have in common; empty until all leaves are there.
     """
 
     path: Key
     keys: dict[str, Key] = field(default_factory=dict)
     specs: dict[str, TensorSpec] = field(default_factory=dict)
-    collections: dict[str, str] = field(default_factory=dict)
     origin: Key = ()
     has_children: bool = False
     module: ModuleInfo | None = None
     info: LayerInfo | None = None
-    _shapes: tuple[tuple[str, Shape], ...] = ()
-
-    @property
-    def shapes(self) -> tuple[tuple[str, Shape], ...]:
-        """Leaf names and shapes, which many groups of a state have in common; asked once it is complete."""
-        if not self._shapes:
-            self._shapes = tuple([(name, spec.shape) for name, spec in self.specs.items()])
-        return self._shapes
+    shapes: tuple[tuple[str, Shape], ...] = ()
 
 
 def group_state(
@@ -86,29 +78,31 @@ def group_state(
     """
     collections = names_of(state, framework) if collections is None else collections
     renamed = names or {}
-    new_names = {**collections.names(state), **{key: name for key, name in renamed.items() if key in state}}
+    new_names = collections.names(state)
+    new_names.update((key, name) for key, name in renamed.items() if key in state)
     specs_of = state.specs()
-    specs = {name: specs_of[key] for key, name in new_names.items()}
-    modules, layers, recorded = state.metadata.modules, state.metadata.layers, state.metadata.collections
-    layers_of = _LayerPaths(framework, tuple(transforms), specs, split_paths, modules, layers)
+    specs = specs_of
+    if renamed or collections.present or collections.boxed:
+        specs = {name: specs_of[key] for key, name in new_names.items()}
+    modules, layers = state.metadata.modules, state.metadata.layers
+    owner = _LayerPaths(framework, tuple(transforms), specs, split_paths, modules, layers).owner
     groups: dict[Key, Group] = {}
     for key, name in new_names.items():
-        path, leaf = layers_of.owner(name)
+        path, leaf = owner(name)
         group = groups.get(path)
         if group is None:
-            old_name = collections.strip(key)
+            old_name = collections.strip(key) if modules or renamed else name
             old_path = old_name[: -leaf.count(".") - 1] if key in renamed else path
             module = modules.get(old_path)
-            if module is None and leaf_path(path, leaf) != name:
-                module = modules.get(
-                    module_path(old_name)
-                )  # the layer is elsewhere, its leaf is in the module
+            if modules and module is None and leaf_path(path, leaf) != name:
+                # The layer is elsewhere, its leaf is in the module.
+                module = modules.get(module_path(old_name))
             group = groups[path] = Group(path, origin=old_path, module=module, info=layers.get(old_path))
-        if leaf in group.keys:
+        elif leaf in group.keys:
             raise _two_for_one(group.keys[leaf], key, name, state)
         group.keys[leaf] = key
         group.specs[leaf] = specs[name]
-        group.collections[leaf] = key[0] if collections.present else recorded.get(key, "")
+    note_shapes(groups)
     note_children(groups)
     return groups
 
@@ -125,6 +119,14 @@ def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConfli
             else "Rename one of them by a rule, rules=... (--rules FILE)."
         ),
     )
+
+
+def note_shapes(groups: Mapping[Key, Group]) -> None:
+    """Note in every group what its leaves are, once all of them are there."""
+    known: dict[tuple[tuple[str, Shape], ...], tuple[tuple[str, Shape], ...]] = {}
+    for group in groups.values():
+        shapes = tuple([(name, spec.shape) for name, spec in group.specs.items()])
+        group.shapes = known.setdefault(shapes, shapes)
 
 
 def note_children(groups: Mapping[Key, Group]) -> None:

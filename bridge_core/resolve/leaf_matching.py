@@ -9,17 +9,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bridge_core.ops import InsertZeros, Op, Parallel, Sum, inverse_chain, simplify_chain
 from bridge_core.plan import Step, join_keeps, join_steps
+from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.interpretations import Interpretation, LeafUse, Role
 from bridge_core.state import Key
 
 __all__ = ["Keep", "Move", "Outcome", "is_complete", "match_leaves", "pair"]
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """Leaves that go from source to target in one step, by names in their groups."""
 
     sources: tuple[str, ...]
@@ -59,15 +60,19 @@ class Outcome:
     stored: tuple[Keep, ...] = ()
 
     @functools.cached_property
-    def unchanged(self) -> frozenset[str]:
-        """Names of the source's leaves that are copied unchanged, as parameters."""
+    def moves_with_kinds(self) -> tuple[tuple[str, bool, Move], ...]:
+        """Each move, after the kind of its leaves and whether the target only holds them in sums."""
         roles = {use.name: role for role, use in self.source.leaves.items()}
-        return frozenset(name for name, (is_leaf, _) in roles.items() if not is_leaf)
-
-    @functools.cached_property
-    def summands(self) -> frozenset[str]:
-        """Names of the source's leaves that the target only holds in sums."""
-        return frozenset(name for keep in self.stored for name in keep.sources)
+        unchanged = {name for name, (is_leaf, _) in roles.items() if not is_leaf}
+        summands = {name for keep in self.stored for name in keep.sources}
+        return tuple(
+            (
+                PARAMETER if move.sources[0] in unchanged else self.source.kind,
+                not summands.isdisjoint(move.sources),
+                move,
+            )
+            for move in self.moves
+        )
 
 
 def match_leaves(

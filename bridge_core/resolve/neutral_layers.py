@@ -7,15 +7,15 @@ layouts that it may have.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.messages import nearest
 from bridge_core.plugins import Registry, composite_layers, unnamed_parts
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
-from bridge_core.resolve.grouping import Group, note_children
+from bridge_core.resolve.grouping import Group, note_children, note_shapes
 from bridge_core.resolve.interpretations import (
     Interpretation,
     native_interpretations,
@@ -40,8 +40,7 @@ _IDENTIFYING_LEAVES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NeutralLayer:
+class NeutralLayer(NamedTuple):
     """One layer of a neutral state.
 
     Args:
@@ -53,13 +52,15 @@ class NeutralLayer:
         candidates: Transforms that remain possible while undecided; None among them is plain parameters.
         transforms: Framework -> transform of the layout that the layer had there.
         axis_splits: Axis of the kind -> the sizes into which it is split where the layer comes from.
-        rule: Label of the rule that decided it here; empty if none did.
         unclaimed: Names of the leaves that no evidence explains.
         origin: Framework that names and axes of undecided and unclaimed leaves are of; empty if unknown.
         misfits: Transforms for the type of its module, which the leaves do not fit.
         missing: Kind or transform that the metadata names and that no plugin provides.
-        part_of: Composite kind of which the layer may be a part; empty if that is decided.
         doubted: Whether, while undecided, its axes may be in another order than its candidates have them.
+        family: What it has in common with the layers of the same record and shapes, and with no others;
+            compared by identity.
+        rule: Label of the rule that decided it here; empty if none did.
+        part_of: Composite kind of which the layer may be a part; empty if that is decided.
     """
 
     group: Group
@@ -70,13 +71,14 @@ class NeutralLayer:
     candidates: tuple[LayerTransform | None, ...]
     transforms: Mapping[str, str]
     axis_splits: Mapping[str, Shape]
-    rule: str = ""
-    unclaimed: tuple[str, ...] = ()
-    origin: str = ""
-    misfits: tuple[LayerTransform, ...] = ()
-    missing: str = ""
-    part_of: str = ""
-    doubted: bool = False
+    unclaimed: tuple[str, ...]
+    origin: str
+    misfits: tuple[LayerTransform, ...]
+    missing: str
+    doubted: bool
+    family: object
+    rule: str
+    part_of: str
 
     @property
     def unsupported(self) -> LayerTransform | None:
@@ -105,13 +107,13 @@ def neutral_layers(
     neutral = {t.name: t for t in _neutral_transforms(registry.kinds.values())}
     detector = Detector(neutral.values(), "neutral", rules)
     records = NeutralRecords(state, registry, neutral)
-    readings = _Readings(registry)
+    readings = _Readings(registry, records)
     layers = {}
     groups = _groups(state, records, registry, merged_paths or {}, split_paths)
     open_paths = [path for path, group in groups.items() if group.info is None]
     part_of = _composite_parts(groups, open_paths, registry) if open_paths else {}
     for path, group in groups.items():
-        rule = detector.rule_of(path)
+        rule = detector.rule_of(path) if detector.rules else None
         info = group.info
         if rule is not None and rule.kind is not None:
             _check_rule(rule, path, info, registry)
@@ -119,25 +121,8 @@ def neutral_layers(
         if info is None:
             info = _detected(detector, group)
         decided_here = rule is not None and info is not group.info and info.evidence == "rule"
-        candidates, misfits, missing = records.named(info)
-        interpretations = readings.of(group, info, candidates)
-        layers[path] = NeutralLayer(
-            group,
-            interpretations,
-            info.evidence,
-            info.kind,
-            info.leaves,
-            candidates,
-            info.transforms,
-            info.axis_splits,
-            rule.label if rule is not None and decided_here else "",
-            info.unclaimed,
-            info.origin,
-            misfits,
-            missing,
-            part_of.get(path, ""),
-            info.doubted,
-        )
+        label = rule.label if rule is not None and decided_here else ""
+        layers[path] = readings.of(group, info, label, part_of.get(path, ""))
     return layers
 
 
@@ -148,10 +133,12 @@ def _groups(
     merged_paths: Mapping[Key, str],
     split_paths: Collection[Key],
 ) -> dict[Key, Group]:
+    composite_kinds = {kind.name for kind in registry.kinds.values() if kind.composite}
     infos = {
         path: info
         for path, info in state.metadata.layers.items()
-        if path not in split_paths and not unnamed_parts(path, info, state, registry)
+        if path not in split_paths
+        and not (info.kind in composite_kinds and unnamed_parts(path, info, state, registry))
     }
     for path in split_paths:
         infos.update(_parts(path, state.metadata.layers.get(path)))
@@ -159,13 +146,14 @@ def _groups(
         infos[path] = _merged(path, registry.kinds[kind], state)
     owner = StateMetadata(layers=infos).owner
     groups: dict[Key, Group] = {}
-    for key in state:
+    for key, spec in state.specs().items():
         path, leaf = owner(key)
         group = groups.get(path)
         if group is None:
             group = groups[path] = Group(path, info=infos.get(path))
         group.keys[leaf] = key
-        group.specs[leaf] = state.spec(key)
+        group.specs[leaf] = spec
+    note_shapes(groups)
     fitted: dict[object, LayerInfo | None] = {}
     for group in groups.values():
         if group.info is not None:
@@ -211,33 +199,60 @@ def _merged(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
 
 
 class _Readings:
-    """The interpretations of layers; layers that are alike have the very same ones."""
+    """What layers are read as, once for those of a family."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, records: NeutralRecords) -> None:
         self._registry = registry
+        self._records = records
         self._found: dict[object, tuple[Interpretation, ...]] = {}
-        self._of_record: dict[object, tuple[LayerInfo, tuple[Interpretation, ...]]] = {}
+        self._families: dict[object, NeutralLayer] = {}
+        self._of_record: dict[object, tuple[LayerInfo, NeutralLayer]] = {}
 
-    def of(
-        self, group: Group, info: LayerInfo, candidates: tuple[LayerTransform | None, ...]
-    ) -> tuple[Interpretation, ...]:
-        """Return every way to read a layer."""
+    def of(self, group: Group, info: LayerInfo, rule: str, part_of: str) -> NeutralLayer:
+        """Return the layer of a group and its record, with every way to read it."""
         shared = (id(info), group.shapes)
         known = self._of_record.get(shared)
         if known is None:
-            signature = (
-                group.shapes,
-                info.kind,
-                info.evidence,
-                info.leaves,
-                info.candidates,
-                tuple(info.transforms.items()),
-                tuple(info.axis_splits.items()),
-            )
-            if signature not in self._found:
-                self._found[signature] = _interpretations(group, info, candidates, self._registry)
-            known = self._of_record[shared] = (info, self._found[signature])
-        return known[1]
+            known = self._of_record[shared] = (info, self._first(group, info))
+        # Of a layer that is like another, only these are its own.
+        return NeutralLayer(group, *known[1][1:-2], rule, part_of)
+
+    def _first(self, group: Group, info: LayerInfo) -> NeutralLayer:
+        """Return the layer that stands for its family; equal records may be several objects."""
+        signature = (
+            group.shapes,
+            info.kind,
+            info.evidence,
+            info.leaves,
+            info.candidates,
+            tuple(info.transforms.items()),
+            tuple(info.axis_splits.items()),
+        )
+        candidates, misfits, missing = self._records.named(info)
+        if signature not in self._found:
+            self._found[signature] = _interpretations(group, info, candidates, self._registry)
+        family = (signature, info.unclaimed, info.origin, info.doubted)
+        if family in self._families:
+            return self._families[family]
+        layer = self._families[family] = NeutralLayer(
+            group,
+            self._found[signature],
+            info.evidence,
+            info.kind,
+            info.leaves,
+            candidates,
+            info.transforms,
+            info.axis_splits,
+            info.unclaimed,
+            info.origin,
+            misfits,
+            missing,
+            info.doubted,
+            object(),
+            rule="",
+            part_of="",
+        )
+        return layer
 
 
 def _interpretations(

@@ -8,7 +8,7 @@ from bridge_core.resolve.evidence import PARAMETER, Detection, guess
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 
-__all__ = ["guessed", "is_order_open", "open_options"]
+__all__ = ["differing_splits", "guessed", "is_order_open", "open_options"]
 
 
 def guessed(layer: NeutralLayer, outcomes: tuple[Outcome, ...], registry: Registry) -> tuple[Outcome, ...]:
@@ -64,3 +64,14 @@ def open_options(outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
         if len(distinct) > 1:
             return distinct
     return (outcomes[0].source.kind,) if outcomes else ()
+
+
+def differing_splits(layer: NeutralLayer, detection: Detection, outcome: Outcome) -> str:
+    """Return which axis, as heads, both sides split into other sizes; empty if there is none."""
+    target_splits = {**detection.axis_splits, **outcome.target.axis_splits}
+    for axis, sizes in layer.axis_splits.items():
+        target_sizes = target_splits.get(axis, sizes)
+        if outcome.source.kind == layer.kind and target_sizes != sizes:
+            texts = [" x ".join(map(str, parts)) for parts in (sizes, target_sizes)]
+            return f"expected {axis} split into {texts[1]} as in the target, got {texts[0]}"
+    return ""

@@ -52,6 +52,9 @@ def match_paths(
         fits: Returns whether the shapes at a source path and a target path agree; decides between rivals.
     """
     sources, targets = tuple(source), tuple(target)
+    exact = set(targets)
+    if exact == set(sources):  # every name matches, so that no prefix can match more
+        return PathMatch({path: path for path in sources})
     by_name = _unique(targets)
     best: tuple[int, int, Key, Key] = (_count_matches(sources, by_name), 0, (), ())
     rivals = None
@@ -63,7 +66,6 @@ def match_paths(
                     best = (*score, removed, added)
         rivals = find_rivals(sources, by_name, PrefixChoice(best[2], best[3], best[0]), fits)
     _, _, removed, added = best if rivals is None else (0, 0, (), ())
-    exact = set(targets)
     result: dict[Key, Key] = {}
     for path in sources:
         if not removed and not added and path in exact:

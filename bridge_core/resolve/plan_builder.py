@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, equal_or_refused, simplify_chain
-from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Proposal, Rivals, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Proposal, Rivals, Step, quick_step
 from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.carried_names import carried_boxes, carried_separators
@@ -30,18 +30,7 @@ from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_p
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
-__all__ = ["Filled", "PlanBuilder"]
-
-
-class Filled(NamedTuple):
-    """What fills a target key."""
-
-    sources: tuple[Key, ...]
-    ops: tuple[Op, ...]
-    kind: str
-    evidence: str
-    auxiliary: Key | None = None
-    rule: str = ""
+__all__ = ["PlanBuilder"]
 
 
 class PlanBuilder:
@@ -68,9 +57,10 @@ class PlanBuilder:
             request.registry, request.framework.name, request.permissions, request.names_of, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
+        self._infos_of_alike: dict[object, LayerInfo | None] = {}
         self._is_usual = functools.cache(functools.partial(is_usual, request.registry))
         self.owners: dict[Key, Rule] = {}
-        self.filled: dict[Key, Filled] = {}
+        self.filled: dict[Key, Step] = {}
         self.constants: list[Step] = []
         self.shared: list[Step] = []
         self.keeps: list[Step] = []
@@ -129,20 +119,19 @@ class PlanBuilder:
             templated: Whether a template has the targets, under these names and in these shapes.
         """
         self.axis_order.add(layer, outcome, names)
-        keys = layer.group.keys
+        key_of, target_of = layer.group.keys.__getitem__, names.__getitem__
         rule = layer.rule if evidence == "rule" else ""
-        for move in outcome.moves:
-            sources = tuple([keys[name] for name in move.sources])
-            targets = tuple([names[name] for name in move.targets])
-            kind = PARAMETER if move.sources[0] in outcome.unchanged else outcome.source.kind
-            auxiliary = None if outcome.summands.isdisjoint(move.sources) else sources[0]
+        for kind, is_summand, (source_names, target_names, ops) in outcome.moves_with_kinds:
+            sources, targets = tuple(map(key_of, source_names)), tuple(map(target_of, target_names))
             leaf_evidence = evidence
             if kind == PARAMETER:
-                leaf_evidence = self.crossing.evidence(layer, move.sources[0], evidence, templated=templated)
+                leaf_evidence = self.crossing.evidence(layer, source_names[0], evidence, templated=templated)
+            auxiliary = sources[0] if is_summand else None
+            step = quick_step(sources, targets, ops, kind, leaf_evidence, auxiliary, rule)
             if len(targets) == 1:
-                self.filled[targets[0]] = Filled(sources, move.ops, kind, leaf_evidence, auxiliary, rule)
+                self.filled[targets[0]] = step
             else:
-                self.shared.append(Step(sources, targets, move.ops, kind, leaf_evidence, auxiliary, rule))
+                self.shared.append(step)
             for source in sources:
                 self.used[source] = targets[0]
 
@@ -226,11 +215,25 @@ class PlanBuilder:
         names: tuple[str, ...],
     ) -> None:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
+        if layer.unclaimed or outcome.target.kind == PARAMETER:
+            info = self._info(layer, outcome, evidence, names)
+        else:
+            has_children = layer.group.has_children
+            signature = (layer.family, id(outcome), evidence, names, has_children)
+            if signature not in self._infos_of_alike:
+                self._infos_of_alike[signature] = self._info(layer, outcome, evidence, names)
+            info = self._infos_of_alike[signature]
+        if info is not None:
+            self.infos[path] = info
+
+    def _info(
+        self, layer: NeutralLayer, outcome: Outcome, evidence: str, names: tuple[str, ...]
+    ) -> LayerInfo | None:
+        """Return the record of a layer; None if it needs none."""
         recorded = frozenset(layer.unclaimed)
         unclaimed = tuple(name for name in names if name in recorded)
         if outcome.source.kind == PARAMETER and layer.kind is None:
-            self._note_unclaimed(path, layer, unclaimed)
-            return
+            return self._info_of_unclaimed(layer, unclaimed)
         target_is_parameters = outcome.target.kind == PARAMETER
         if target_is_parameters and unclaimed:
             names = tuple(name for name in names if name not in recorded)
@@ -243,13 +246,13 @@ class PlanBuilder:
         proven = is_plain and self._is_proven(layer, outcome)
         proven = proven and self._comes_back(layer, unclaimed)
         if proven and not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
-            return
+            return None
         target = outcome.target
         leaves = tuple(dict.fromkeys(use.name for role, use in target.leaves.items() if role[0]))
         if target.transform is not None:
             transforms[self.framework.name] = target.transform
         axis_splits = {**layer.axis_splits, **target.axis_splits}
-        self.infos[path] = LayerInfo(
+        return LayerInfo(
             target.kind,
             evidence,
             leaves or names,
@@ -264,14 +267,15 @@ class PlanBuilder:
         crosses = bool(unclaimed) and layer.origin not in ("", self.framework.name)
         return not crosses or self.crossing.returns(layer, unclaimed)
 
-    def _note_unclaimed(self, path: Key, layer: NeutralLayer, names: tuple[str, ...]) -> None:
-        """Record the origin of copied leaves, where their names would suggest another."""
+    def _info_of_unclaimed(self, layer: NeutralLayer, names: tuple[str, ...]) -> LayerInfo | None:
+        """Return the origin of copied leaves as a record, where their names would suggest another."""
         if not names or layer.origin in ("", self.framework.name):
-            return
+            return None
         shapes = {name: layer.group.specs[name].shape for name in names}
         detection = self.detector.by_structure(shapes, layer.group.has_children)
         if detection.evidence != "unclaimed" or not self.crossing.returns(layer, names):
-            self.infos[path] = LayerInfo(None, "unclaimed", (), unclaimed=names, origin=layer.origin)
+            return LayerInfo(None, "unclaimed", (), unclaimed=names, origin=layer.origin)
+        return None
 
     def _is_proven(self, layer: NeutralLayer, outcome: Outcome) -> bool:
         key = (id(outcome), layer.group.has_children)
@@ -295,10 +299,6 @@ class PlanBuilder:
         ordered = self.request.ordered
         warnings = self.axis_order.warnings(ordered.state, (bound.sources for bound in ordered.bound_rules))
         self._check_owners()
-        steps = [
-            Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
-            for target, f in self.filled.items()
-        ]
         # A framework without collections has no empty nodes either: its metadata stores both for a way back.
         has_collections = bool(self.framework.collections)
         known = self.request.state.metadata
@@ -317,7 +317,7 @@ class PlanBuilder:
             "neutral",
             self.framework.name,
             self.request.ordered.state.specs(),
-            (*steps, *self.shared, *self.constants),
+            (*self.filled.values(), *self.shared, *self.constants),
             tuple(self.dropped),
             self.ties,
             PlanProblems(
@@ -386,7 +386,7 @@ class PlanBuilder:
         except PlanError:
             return False
         turns.append((key, turn))
-        self.filled[target] = fill._replace(sources=sources, ops=equal)
+        self.filled[target] = replace(fill, sources=sources, ops=equal)
         return True
 
     def _carried(self, names: Mapping[Key, str]) -> dict[Key, str]:

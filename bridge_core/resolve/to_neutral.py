@@ -14,7 +14,7 @@ from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerTransform, Leaf, cut_of, part_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
-from bridge_core.plan import Dropped, Plan, PlanProblems, Step
+from bridge_core.plan import Dropped, Plan, PlanProblems, Step, quick_step
 from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
@@ -140,6 +140,8 @@ class _ToNeutral:
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.checked_transforms_of.get(self.framework.name, ())
         self.collections = names_of(state, self.framework)
+        self._recorded_collections = state.metadata.collections
+        self._has_boxes = bool(self.collections.boxed or state.metadata.boxes)
         self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
         self.config = config
@@ -154,7 +156,6 @@ class _ToNeutral:
         self.layers: dict[Key, LayerInfo] = {}
         self.unusual_collections: dict[Key, str] = {}
         self.boxes: dict[Key, str] = {}
-        self.neutral_keys: dict[Key, Key] = {}
         self.source_keys: dict[Key, Key] = {}
         self.new_paths: dict[Key, Key] = {}
 
@@ -169,7 +170,10 @@ class _ToNeutral:
         groups = group_state(rest, self.framework, self.transforms, ruled.names, collections=self.collections)
         detections = self.detector.detect_all(groups)
         for path, group in groups.items():
-            self._add_layer(group, self._guessed(group, detections[path]), ruled.renamed)
+            detection = detections[path]
+            if self.accept_guesses and detection.candidates:
+                detection = self.detector.guess(group, detection)
+            self._add_layer(group, detection, ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
         for key, auxiliary in rest.metadata.auxiliary_tensors.items():
@@ -201,7 +205,8 @@ class _ToNeutral:
         return recorded_rules(self.rules, rearranged, names, self.framework.name, self.config)
 
     def _metadata(self) -> StateMetadata:
-        metadata, neutral = self.state.metadata, self.neutral_keys
+        metadata, steps = self.state.metadata, self.steps if self.state.metadata.ties else ()
+        neutral = {step.sources[0]: step.targets[0] for step in steps if step.sources}
         tree_form = dict(metadata.tree_form)
         if self.framework.collections:
             tree_form.setdefault(self.framework.name, "variables" if self.collections.present else "params")
@@ -220,12 +225,8 @@ class _ToNeutral:
 
     def _names_in_source(self) -> dict[Key, Key]:
         """Return neutral key -> key in the file or object, where a train state's weights have other names."""
-        first = self.state.metadata.source_names
-        return (
-            {key: first.get(source, source) for key, source in self.source_keys.items()}
-            if first
-            else self.source_keys
-        )
+        first, keys = self.state.metadata.source_names, self.source_keys
+        return {key: first.get(source, source) for key, source in keys.items()} if first else keys
 
     def _separators(self) -> dict[str, str]:
         """Return what joins the names of frameworks that have trees."""
@@ -238,17 +239,18 @@ class _ToNeutral:
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, tuple[Rule, ...]]) -> None:
         self.new_paths.setdefault(group.origin, group.path)
         moves, info = self._reading(group, detection)
-        for (name, key), move in zip(group.keys.items(), moves, strict=True):
-            label = ""
-            if renamed or detection.rule is not None:
-                kind_rule = detection.rule if move.evidence == "rule" else None
+        path, is_ruled = group.path, bool(renamed) or detection.rule is not None
+        for key, (roles, ops, kind, evidence, usual) in zip(group.keys.values(), moves, strict=True):
+            label = named = ""
+            if is_ruled:
+                kind_rule = detection.rule if evidence == "rule" else None
                 label = labels((*([kind_rule] if kind_rule is not None else ()), *renamed.get(key, ())))
-            targets = tuple([group.path + role for role in move.roles])
-            named = renamed[key][-1].targets[0].collection if key in renamed else ""
+                named = renamed[key][-1].targets[0].collection if key in renamed else ""
             # A module has leaves in several collections, and a path in the default one is that of the module.
-            collection = named if named and named not in self.default_collections else group.collections[name]
-            step = Step((key,), targets, move.ops, move.kind, move.evidence, rule=label)
-            self._add(step, collection, move.collection)
+            is_named = named and named not in self.default_collections
+            targets = (path + roles[0],) if len(roles) == 1 else tuple([path + role for role in roles])
+            step = quick_step((key,), targets, ops, kind, evidence, None, label)
+            self._add(step, named if is_named else self._collection(key), usual)
         if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
             info = replace(info, doubted=True)
         self.layers[group.path] = info
@@ -298,12 +300,6 @@ class _ToNeutral:
         key = group.keys[name]
         return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
 
-    def _guessed(self, group: Group, detection: Detection) -> Detection:
-        """Return the detection with a guess where guesses are accepted."""
-        if detection.candidates and self.accept_guesses:
-            return self.detector.guess(group, detection)
-        return detection
-
     def _leaf_ops(
         self, group: Group, name: str, leaf: Leaf, transform: LayerTransform, detection: Detection
     ) -> tuple[list[str], tuple[Op, ...]]:
@@ -337,15 +333,20 @@ class _ToNeutral:
 
     def _add_rearranged(self, key: Key, name: Key, rule: Rule) -> None:
         """Copy a tensor that a rule rearranges, unchanged."""
-        collection, _ = self.collections.split(key)
         step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
-        usual = self.collections.default
-        self._add(step, collection or self.state.metadata.collections.get(key, ""), usual)
+        collection = self._collection(key) or self.state.metadata.collections.get(key, "")
+        self._add(step, collection, self.collections.default)
         self.layers.setdefault(module_path(name), LayerInfo(PARAMETER, "rule", ()))
+
+    def _collection(self, key: Key) -> str:
+        """Return the collection that a tensor is in; empty if it is unknown."""
+        return key[0] if self.collections.present else self._recorded_collections.get(key, "")
 
     def _add(self, step: Step, collection: str, usual: str) -> None:
         (source,) = step.sources
-        box = source[-1] if source in self.collections.boxed else self.state.metadata.boxes.get(source)
+        box = None
+        if self._has_boxes:
+            box = source[-1] if source in self.collections.boxed else self.state.metadata.boxes.get(source)
         for target in step.targets:
             if target in self.source_keys:
                 raise KeyConflict(
@@ -360,7 +361,6 @@ class _ToNeutral:
                 self.unusual_collections[target] = collection
             if box:
                 self.boxes[target] = box
-        self.neutral_keys[source] = step.targets[0]
         self.steps.append(step)
 
     def _restore(self, key: Key, spec: TensorSpec) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from bridge_core.layers import LayerTransform, from_neutral_ops
 from bridge_core.ops import Drop, Fill, Made, chain_specs, equal_or_refused, made_by
@@ -24,13 +25,20 @@ from bridge_core.resolve.interpretations import (
 from bridge_core.resolve.layer_order import running_order
 from bridge_core.resolve.leaf_matching import Outcome, is_complete, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.open_outcomes import guessed, is_order_open, open_options
+from bridge_core.resolve.open_outcomes import differing_splits, guessed, is_order_open, open_options
 from bridge_core.resolve.partial_layers import partial_source, partial_target
-from bridge_core.resolve.plan_builder import Filled, PlanBuilder
+from bridge_core.resolve.plan_builder import PlanBuilder
 from bridge_core.resolve.request import Request
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
 __all__ = ["WithTemplate"]
+
+
+class _Reading(NamedTuple):
+    """Every way to read a layer of the template; ``family`` is as of a `NeutralLayer`."""
+
+    interpretations: tuple[Interpretation, ...]
+    family: object
 
 
 class WithTemplate(PlanBuilder):
@@ -41,7 +49,8 @@ class WithTemplate(PlanBuilder):
         self._collections = VariableCollections()
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
         self._identities: dict[int, object] = {}
-        self._interpretations: dict[object, tuple[Interpretation, ...]] = {}
+        self._read: dict[object, _Reading] = {}
+        self._complete: dict[tuple[object, object], tuple[Outcome, str]] = {}
         self._differing_targets: set[Key] = set()
 
     def resolve(self, like: FlatState, collections: VariableCollections) -> Plan:
@@ -72,7 +81,7 @@ class WithTemplate(PlanBuilder):
                 continue
             group, detection = sides.groups[target_path], sides.detections[target_path]
             reached.add(target_path)
-            self._match_layer(layer, group, detection, *self._readings(group, detection))
+            self._match_layer(layer, group, detection, self._reading(group, detection))
         for path, group in sides.groups.items():
             if path not in reached:
                 for name, key in group.keys.items():
@@ -85,7 +94,7 @@ class WithTemplate(PlanBuilder):
             "variables" if collections.present else like.metadata.tree_form.get(self.framework.name, "params")
         )
         order = {key: i for i, key in enumerate(like)}
-        self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
+        self.filled = {key: self.filled[key] for key in like if key in self.filled}
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
         plan = self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
         specs = like.specs()
@@ -96,15 +105,17 @@ class WithTemplate(PlanBuilder):
         if prefix:
             self.notes.append(f"the prefix {join_key(prefix)!r} was {what} the source's names")
 
-    def _readings(self, group: Group, detection: Detection) -> tuple[tuple[Interpretation, ...], object]:
-        """Return every way to read a layer of the template, and what layers that are alike share."""
+    def _reading(self, group: Group, detection: Detection) -> _Reading:
+        """Return every way to read a layer of the template."""
         if id(detection) not in self._identities:
             self._identities[id(detection)] = _identity(detection)
         signature = (group.shapes, self._identities[id(detection)])
-        if signature not in self._interpretations:
+        reading = self._read.get(signature)
+        if reading is None:
             kinds = self.request.registry.kinds
-            self._interpretations[signature] = native_interpretations(detection, kinds, group.specs)
-        return self._interpretations[signature], signature
+            interpretations = native_interpretations(detection, kinds, group.specs)
+            reading = self._read[signature] = _Reading(interpretations, object())
+        return reading
 
     def _propose(self, sides: Sides) -> None:
         """Look for rename rules that pair what is left."""
@@ -114,7 +125,7 @@ class WithTemplate(PlanBuilder):
 
         def fits(source: Key, target: Key) -> bool:
             layer, group, detection = sides.layers[source], sides.groups[target], sides.detections[target]
-            outcomes = self._possible(layer, group, detection, *self._readings(group, detection))
+            outcomes = self._possible(layer, group, detection, self._reading(group, detection))
             return any(is_complete(outcome, auxiliary_tensors) for outcome in outcomes)
 
         def kept_name(layer: NeutralLayer) -> bool:
@@ -127,18 +138,19 @@ class WithTemplate(PlanBuilder):
         self.proposal = proposed_renames(remains)
 
     def _match_layer(
-        self,
-        layer: NeutralLayer,
-        group: Group,
-        detection: Detection,
-        interpretations: tuple[Interpretation, ...],
-        signature: object,
+        self, layer: NeutralLayer, group: Group, detection: Detection, reading: _Reading
     ) -> None:
+        families = (layer.family, reading.family)
+        complete = self._complete.get(families)
+        if complete is not None:
+            self.move_leaves(layer, *complete, group.keys, templated=True)
+            self.note_info(group.path, layer, *complete, tuple(group.keys))
+            return
         lost = self.lost_layout(layer)
         if lost and detection.evidence not in ("rule", "module", "metadata"):
             self.unsupported.update((layer.group.keys[name], lost) for name in layer.leaves)
             return
-        outcomes = self._possible(layer, group, detection, interpretations, signature)
+        outcomes = self._possible(layer, group, detection, reading)
         recorded = layer.transforms.get(self.framework.name)
         if len(outcomes) > 1 and recorded is not None:
             outcomes = tuple(o for o in outcomes if o.target.transform == recorded) or outcomes
@@ -166,7 +178,7 @@ class WithTemplate(PlanBuilder):
                 self._unfilled(target, group, name, detection)
             return
         (outcome,) = outcomes
-        differing = _differing_splits(layer, detection, outcome)
+        differing = differing_splits(layer, detection, outcome)
         if differing:
             self.unsupported.update((layer.group.keys[name], differing) for name in layer.leaves)
             return
@@ -178,6 +190,8 @@ class WithTemplate(PlanBuilder):
             layer.kind is None and evidence != "rule"
         ):
             evidence = "module" if detection.evidence == "module" else "template"
+        if not (is_guess or outcome.mismatched or outcome.missing or outcome.unexpected or outcome.stored):
+            self._complete[families] = (outcome, evidence)
         self.move_leaves(layer, outcome, evidence, group.keys, templated=True)
         for source_name, name in outcome.mismatched:
             keys = (layer.group.keys[source_name], group.keys[name])
@@ -197,16 +211,12 @@ class WithTemplate(PlanBuilder):
         self.note_info(group.path, layer, outcome, evidence, tuple(group.keys))
 
     def _possible(
-        self,
-        layer: NeutralLayer,
-        group: Group,
-        detection: Detection,
-        interpretations: tuple[Interpretation, ...],
-        signature: object,
+        self, layer: NeutralLayer, group: Group, detection: Detection, reading: _Reading
     ) -> tuple[Outcome, ...]:
-        key = (id(layer.interpretations), signature)
-        outcomes = self._outcomes.get(key)
+        families = (layer.family, reading.family)
+        outcomes = self._outcomes.get(families)
         if outcomes is None:
+            interpretations = reading.interpretations
             # A bare params tree holds a batch norm without its statistics, which then looks like a norm.
             if not any(interpretation.kind == layer.kind for interpretation in interpretations):
                 interpretations += self._partial_readings(layer, group, detection, needs_module=False)
@@ -217,7 +227,7 @@ class WithTemplate(PlanBuilder):
             auxiliary_tensors = frozenset(role for _, role in self.auxiliary_tensors)
             readings = self._source_readings(layer, detection)
             outcomes = match_leaves(readings, interpretations, auxiliary_tensors)
-            self._outcomes[key] = outcomes
+            self._outcomes[families] = outcomes
         return outcomes
 
     def _partial_readings(
@@ -330,7 +340,7 @@ class WithTemplate(PlanBuilder):
             elif tied:
                 self._tie_group(canonical, tied)
 
-    def _same_specs(self, fills: Sequence[Filled], target: Key) -> bool:
+    def _same_specs(self, fills: Sequence[Step], target: Key) -> bool:
         """Note fills of one tensor that differ in shape or dtype; return whether none does."""
         specs = self.request.state.specs()
         made = [chain_specs(tuple(specs[key] for key in fill.sources), fill.ops)[0] for fill in fills]
@@ -350,7 +360,7 @@ class WithTemplate(PlanBuilder):
         self.missing = [key for key in self.missing if key not in keys]
         self.allowed_missing = [key for key in self.allowed_missing if key not in keys]
         self.ties.update(dict.fromkeys(tied, canonical))
-        distinct: list[Filled] = []
+        distinct: list[Step] = []
         source_of: dict[tuple[Key, Made], Key] = {}
         for fill in fills:
             if len(fill.sources) == 1:
@@ -373,19 +383,8 @@ class WithTemplate(PlanBuilder):
                     )
                 )
             return
-        self.filled[canonical] = distinct[0]
+        self.filled[canonical] = replace(distinct[0], targets=(canonical,))
         self.used.update(dict.fromkeys(distinct[0].sources, canonical))
-
-
-def _differing_splits(layer: NeutralLayer, detection: Detection, outcome: Outcome) -> str:
-    """Return which axis, as heads, both sides split into other sizes; empty if there is none."""
-    target_splits = {**detection.axis_splits, **outcome.target.axis_splits}
-    for axis, sizes in layer.axis_splits.items():
-        target_sizes = target_splits.get(axis, sizes)
-        if outcome.source.kind == layer.kind and target_sizes != sizes:
-            texts = [" x ".join(map(str, parts)) for parts in (sizes, target_sizes)]
-            return f"expected {axis} split into {texts[1]} as in the target, got {texts[0]}"
-    return ""
 
 
 def _identity(detection: Detection) -> object:
@@ -393,4 +392,5 @@ def _identity(detection: Detection) -> object:
     candidates = tuple(c.name if c is not None else None for c in detection.candidates)
     misfits = bool(detection.misfits)  # which are not read in other layouts
     splits = tuple(detection.axis_splits.items())
-    return (detection.evidence, transform, candidates, detection.leaves, splits, misfits)
+    leaves, doubted = detection.leaves, detection.doubted
+    return (detection.evidence, transform, candidates, leaves, splits, misfits, doubted)

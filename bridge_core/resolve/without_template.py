@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bridge_core.axes import parse_axes
+from bridge_core.axes import Shape, parse_axes
 from bridge_core.layers import LayerKind, LayerTransform, usual_transforms
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
+from bridge_core.plugins import Relocating
 from bridge_core.resolve.carried_names import box_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.grouping import key_maker
@@ -29,7 +30,7 @@ from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.open_outcomes import guessed, open_options
 from bridge_core.resolve.plan_builder import PlanBuilder
 from bridge_core.resolve.request import Request
-from bridge_core.state import Key, TensorSpec, VariableCollections, key_family
+from bridge_core.state import Key, TensorSpec, VariableCollections, key_family, leaf_path
 
 __all__ = ["WithoutTemplate"]
 
@@ -40,12 +41,18 @@ class WithoutTemplate(PlanBuilder):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._native_key = key_maker(self.framework)
-        self._outcomes: dict[int, tuple[Outcome, ...]] = {}
+        self._relocate = self.framework.spell if isinstance(self.framework, Relocating) else None
+        self._outcomes: dict[object, tuple[Outcome, ...]] = {}
+        self._copies: dict[tuple[tuple[str, Shape], ...], Outcome] = {}
+        self._ends: dict[int, tuple[tuple[str, Key, Key], ...]] = {}
         self._guesses: dict[tuple[Any, ...], Outcome] = {}
         self._auxiliary: dict[str | None, tuple[tuple[str, str, TensorSpec], ...]] = {}
         self._ruled_collections = self._collections_of_rules()
         self._boxes = request.state.metadata.boxes if self.framework.collections else {}
         self._form = self._tree_form()
+        # Without these, what is before and after its layer's path depends only on a leaf's name.
+        recorded = self._boxes or (self.framework.collections and request.state.metadata.collections)
+        self._has_recorded_names = bool(recorded)
         self._collections = VariableCollections(self.framework.collections, self._form == "variables")
 
     def resolve(self) -> Plan:
@@ -71,7 +78,7 @@ class WithoutTemplate(PlanBuilder):
         if layer.part_of and not permissions.accept_guesses:
             self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
         elif None in layer.candidates and keys and self.crossing.is_allowed(*keys):
-            self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
+            self._write(layer, self._copy(layer), "unclaimed")
         elif outcomes and permissions.accept_guesses:
             self._write(layer, self._guessed(layer, outcomes), "guess")
         elif layer.kind is None and layer.candidates:
@@ -94,7 +101,47 @@ class WithoutTemplate(PlanBuilder):
         collection = self._ruled_collections.get(name) or self._collections.of(PARAMETER, name[-1])
         return self._collections.join(collection, name)
 
+    def _copy(self, layer: NeutralLayer) -> Outcome:
+        """Return the outcome in which every leaf is copied unchanged, which layers that are alike share."""
+        shapes = layer.group.shapes
+        if shapes not in self._copies:
+            self._copies[shapes] = _unchanged(parameter_interpretation(layer.group.specs))
+        return self._copies[shapes]
+
     def _write(self, layer: NeutralLayer, outcome: Outcome, evidence: str) -> None:
+        path = layer.group.path
+        names = self._names(layer, outcome) if self._has_recorded_names else self._usual_names(path, outcome)
+        self.move_leaves(layer, outcome, evidence, names)
+        for name, roles in outcome.missing.items():
+            use = outcome.target.leaves[roles[0]]
+            spec = TensorSpec(use.full_shape, layer.group.specs[layer.leaves[0]].dtype)
+            self.fill_zeros(names[name], spec, outcome.target.kind, roles)
+        if outcome.unexpected:
+            self.leave_out(layer, outcome.unexpected)
+        self.store_summands(layer, outcome, path)
+        self.note_info(path, layer, outcome, evidence, tuple(names))
+        if self._auxiliary_leaves(outcome.target.transform):
+            self._restore(layer, outcome)
+
+    def _usual_names(self, path: Key, outcome: Outcome) -> dict[str, Key]:
+        """Return the target's keys by leaf name, where no collections or boxes are recorded."""
+        ends = self._ends.get(id(outcome))
+        if ends is None:
+            collections, target = self._collections, outcome.target
+            kinds = {role: target.kind if role[0] else None for role in target.leaves}
+            usual = {role: collections.of(kind, role[1]) for role, kind in kinds.items()}
+            ends = self._ends[id(outcome)] = tuple(
+                (use.name, collections.join(usual[role], ()), leaf_path((), use.name))
+                for role, use in target.leaves.items()
+            )
+        names: dict[str, Key] = {}
+        for name, first, last in ends:
+            relocated = self._relocate(path, name) if self._relocate is not None else None
+            names[name] = first + (path + last if relocated is None else relocated)
+        return names
+
+    def _names(self, layer: NeutralLayer, outcome: Outcome) -> dict[str, Key]:
+        """Return the target's keys by leaf name, and note what is unusual about them."""
         path = layer.group.path
         names: dict[str, Key] = {}
         for role, use in outcome.target.leaves.items():
@@ -105,21 +152,12 @@ class WithoutTemplate(PlanBuilder):
             names[use.name] = key
             if collection != usual and not self._collections.present:
                 self.unusual_collections[key] = collection
-        self.move_leaves(layer, outcome, evidence, names)
-        for name, roles in outcome.missing.items():
-            use = outcome.target.leaves[roles[0]]
-            spec = TensorSpec(use.full_shape, layer.group.specs[layer.leaves[0]].dtype)
-            self.fill_zeros(names[name], spec, outcome.target.kind, roles)
-        self.leave_out(layer, outcome.unexpected)
-        self.store_summands(layer, outcome, path)
-        self.note_info(path, layer, outcome, evidence, tuple(names))
-        self._restore(layer, outcome)
+        return names
 
     def _possible(self, layer: NeutralLayer) -> tuple[Outcome, ...]:
-        key = id(layer.interpretations)
-        outcomes = self._outcomes.get(key)
+        outcomes = self._outcomes.get(layer.family)
         if outcomes is None:
-            outcomes = self._outcomes[key] = _possible_outcomes(
+            outcomes = self._outcomes[layer.family] = _possible_outcomes(
                 layer, self.framework.name, self.request.transforms, self.request.registry.kinds
             )
         return outcomes
@@ -178,7 +216,12 @@ class WithoutTemplate(PlanBuilder):
             (of_rule.get(key) or collections.of(PARAMETER, key[-1])) != collections.default for key in ruled
         ):
             return "variables"
+        seen: set[object] = set()
         for layer in self.request.layers.values():
+            if not metadata.collections:
+                if layer.family in seen:
+                    continue
+                seen.add(layer.family)
             for name, key in layer.group.keys.items():
                 usual = collections.of(layer.kind if name in layer.leaves else None, name)
                 if metadata.collections.get(key, usual) != collections.default:

@@ -63,6 +63,7 @@ class FlatState(Mapping[Key, Array]):
         self.location: Location | None = None
         self._close = close
         self._joined: dict[str, list[Key]] | None = None
+        self._specs: dict[Key, TensorSpec] | None = None
 
     def __getitem__(self, key: Key | str) -> Array:
         """Read one complete tensor.
@@ -159,7 +160,10 @@ class FlatState(Mapping[Key, Array]):
 
     def specs(self) -> dict[Key, TensorSpec]:
         """Return every spec; reads nothing."""
-        return {key: tensor.spec for key, tensor in self._tensors.items()}
+        if self._specs is None:
+            # An array makes its spec each time.
+            self._specs = {key: tensor.spec for key, tensor in self._tensors.items()}
+        return dict(self._specs)
 
     def read(self, key: Key | str, index: Index = ...) -> Array:
         """Read what ``state[key][index]`` would give, without reading the rest.

@@ -90,7 +90,8 @@ def place_in_stack(key: Key, present: Collection[Key]) -> tuple[Key, str] | None
     >>> place_in_stack(("weight_ih_l1",), {("weight_ih_l1",), ("weight_hh_l1",)})
     (('1',), 'weight_ih_l')
     """
-    match = _STACK_LEAF.fullmatch(key[-1]) if key else None
+    # This text is in few names, and looking for it is faster than a pattern.
+    match = _STACK_LEAF.fullmatch(key[-1]) if key and "_l" in key[-1] else None
     if match is None:
         return None
     stack, (leaf, layer) = key[:-1], match.groups()
@@ -109,7 +110,7 @@ def spell_in_stack(path: Key, leaf: str) -> Key | None:
     >>> spell_in_stack(("cell",), "weight_ih_l")
     ('cell', 'weight_ih')
     """
-    if _STACK_LEAF.fullmatch(f"{leaf}0") is None:
+    if "_l" not in leaf or _STACK_LEAF.fullmatch(f"{leaf}0") is None:
         return None
     layer = path[-1] if path else ""
     numbered = _STACK_LEAF.fullmatch(leaf + layer) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from bridge_core.ops.shape import Flip, Permute
 from bridge_core.ops.split_concat import Concat, Split
 from bridge_core.plan.compose import join_steps
 from bridge_core.plan.problems import PlanProblems
-from bridge_core.plan.step import Dropped, Mismatch
+from bridge_core.plan.step import Dropped, Mismatch, quick_step
 from bridge_core.state.dtypes import dtype_named
 from bridge_core.state.tensors import LazyTensor
 
@@ -219,6 +220,46 @@ def test_joined_plans_do_what_both_did_in_fewer_ops():
     there = plan_conversion(source, to="flax")
     round_trip = there.then(there.inverse())
     assert all(step.ops == () for step in round_trip.steps if step.sources and step.targets)
+
+
+def test_a_step_that_changes_nothing_leaves_the_other_one():
+    move = Step((A,), (B,), (Permute((1, 0)),), "linear", "structure", None, "a.toml:1")
+    stay = Step((B,), (B,), (), "linear", "structure", None, "a.toml:1")
+    (joined,) = join_steps([move], [stay])
+    assert joined is move
+    start = Step((A,), (A,), (), "linear", "structure")
+    after = Step((A,), (B,), (Permute((1, 0)),), "linear", "template")
+    (joined,) = join_steps([start], [after])
+    assert joined is after
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"targets": (C,)},
+        {"ops": (Flip((0,)),)},
+        {"kind": "embedding"},
+        {"evidence": "guess"},
+        {"auxiliary": D},
+        {"rule": "a.toml:2"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_joined_step_has_what_either_changes(change):
+    move = Step((A,), (B,), (Permute((1, 0)),), "linear", "structure", None, "a.toml:1")
+    stay = Step((B,), (B,), (), "linear", "structure")
+    (joined,) = join_steps([move], [replace(stay, **change)])
+    added = {"ops": (Flip((1,)), Permute((1, 0))), "rule": "a.toml:1, a.toml:2"}
+    assert joined == replace(move, **{name: added.get(name, value) for name, value in change.items()})
+
+
+def test_a_step_made_quickly_is_as_from_its_constructor():
+    values = ((A,), (B,), (Flip((0,)),), "linear", "structure", C, "a.toml:1")
+    step = quick_step(*values)
+    assert step == Step(*values)
+    assert hash(step) == hash(Step(*values))
+    assert quick_step(*values[:5]) == Step(*values[:5])
+    assert replace(step, rule="") == Step(*values[:6])
 
 
 def test_a_cut_and_what_follows_its_parts_are_joined():

@@ -57,6 +57,30 @@ def test_ten_thousand_keys_are_planned():
     assert calls_for(2500) / calls_for(625) < 5
 
 
+@pytest.mark.parametrize(("templated", "most"), [(False, 95), (True, 95)])
+def test_each_further_layer_takes_few_calls(templated, most):
+    """What layers that are alike have in common is found out once."""
+
+    def calls(layers):
+        zeros = np.zeros((3, 3), np.float32)
+        names = [
+            f"layers.{i}.{name}" for i in range(layers) for name in ("fc.weight", "fc.bias", "norm.weight")
+        ]
+        tensors = {name: zeros if "fc.weight" in name else zeros[0] for name in names}
+        source = FlatState(tensors | {"norm.bias": zeros[0]}, layout="torch")
+        options = {"accept_guesses": True}
+        if templated:
+            options = {"like": plan_conversion(source, to="flax", **options).apply(source)}
+        profile = cProfile.Profile()
+        profile.enable()
+        plan_conversion(source, to="flax", **options)
+        profile.disable()
+        return pstats.Stats(profile).total_calls
+
+    calls(2)
+    assert (calls(120) - calls(20)) / 300 <= most
+
+
 class CountedName(str):
     """A name of a leaf that counts how often it is compared."""
 

@@ -158,3 +158,19 @@ def test_layers_of_equal_shapes_have_their_own_records():
     state = FlatState(neutral.tensors(), layout="neutral", metadata=StateMetadata(layers=layers))
     plan = plan_conversion(state, to="torch")
     assert [step.evidence for step in plan.steps] == ["module", "module", "metadata", "metadata"]
+
+
+def test_layers_of_which_one_is_doubted_are_told_by_that():
+    """Of two layers with the same square weight, names given by a rule leave the axes of one open."""
+    layers = {
+        (name,): LayerInfo(
+            None, "undecided", ("weight",), ("torch.linear",), origin="torch", doubted=name == "b"
+        )
+        for name in "abc"
+    }
+    tensors = {(name, "weight"): np.zeros((4, 4), np.float32) for name in layers for name in name}
+    state = FlatState(tensors, layout="neutral", metadata=StateMetadata(layers=layers))
+    like = FlatState({(name, "kernel"): np.zeros((4, 4), np.float32) for name in "abc"}, layout="flax")
+    plan = plan_conversion(state, to="flax", like=like, check=False)
+    assert [step.targets for step in plan.steps] == [(("a", "kernel"),), (("c", "kernel"),)]
+    assert set(plan.ambiguous) == {("b", "weight")}
