@@ -1,7 +1,7 @@
 """System calls that not every system or Python has, each with what is done where one is missing.
 
-No other module of the bridge uses what differs between Linux, macOS and Windows. What is missing is
-found out once, when this module is imported.
+Only this module and `page_cache` use what differs between Linux, macOS and Windows. What is missing is
+found out once, when they are imported.
 ``docs/security.md`` lists what each fallback promises less.
 """
 
@@ -31,23 +31,21 @@ __all__ = [
     "copy_range",
     "create_file",
     "exchange",
+    "library_function",
     "limit_process",
     "lock_path",
     "open_source",
     "open_to_write",
-    "prefetch",
     "preadv",
     "processors",
     "pwrite",
     "rename_new",
-    "start_writeback",
     "sync_file",
     "sync_folder",
 ]
 
 _NO_REPLACE, _EXCHANGE = 1, 2
 _AT_FDCWD = -100
-_SYNC_FILE_RANGE_WRITE = 2
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 """Errors of systems and file systems that do not have a call or a flag of it."""
 
@@ -161,21 +159,11 @@ def copy_range(source: int, target: int, nbytes: int, offset: int, position: int
     return os.copy_file_range(source, target, nbytes, offset, position)
 
 
-_fadvise: Callable[..., None] | None = getattr(os, "posix_fadvise", None)
-
-
-def prefetch(fd: int, offset: int, nbytes: int) -> None:
-    """Announce that a range will be read soon; nothing happens where that is impossible (macOS, Windows)."""
-    if _fadvise is not None:
-        with contextlib.suppress(OSError):
-            _fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
-
-
 # --- calls that Python does not offer
 
 
 @functools.cache
-def _function(name: str) -> Any:
+def library_function(name: str) -> Any:
     """Return a function of Linux's C library whose offsets have 64 bits; None anywhere else."""
     if not sys.platform.startswith("linux") or sys.maxsize <= 2**32:
         return None
@@ -193,7 +181,7 @@ def allocate(fd: int, size: int) -> None:
     Raises:
         OSError: There is not enough room.
     """
-    call = _function("fallocate")
+    call = library_function("fallocate")
     # The C library's posix_fallocate would write to every block where the file system cannot do this.
     if size and call is not None:
         if call(fd, 0, ctypes.c_longlong(0), ctypes.c_longlong(size)) == 0:
@@ -204,21 +192,9 @@ def allocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def start_writeback(fd: int, offset: int, nbytes: int) -> None:
-    """Ask the system to begin writing a range to the disk.
-
-    The call does not wait, and the system may ignore it.
-
-    Without ``sync_file_range`` (macOS, Windows) nothing happens: the final sync has more to do.
-    """
-    call = _function("sync_file_range")
-    if call is not None and nbytes:
-        call(fd, ctypes.c_longlong(offset), ctypes.c_longlong(nbytes), _SYNC_FILE_RANGE_WRITE)
-
-
 def _rename_with(first: Path, second: Path, flags: int) -> bool:
     """Rename in one step with flags; return whether the system and the file system can."""
-    call = _function("renameat2")
+    call = library_function("renameat2")
     if call is None:
         return False
     if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flags) == 0:
@@ -395,6 +371,6 @@ def return_freed_memory(nbytes: int) -> None:
 
     By itself glibc holds freed memory of up to 32 MiB. Nothing changes where the C library is another one.
     """
-    call = _function("mallopt")
-    if call is not None and _function("gnu_get_libc_version") is not None:
+    call = library_function("mallopt")
+    if call is not None and library_function("gnu_get_libc_version") is not None:
         call(_MMAP_THRESHOLD, ctypes.c_int(nbytes))
