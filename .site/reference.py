@@ -72,8 +72,9 @@ ROOMS = (
         "bridge_core.plugins",
         "hooks, the registry, frameworks, libraries, recipes",
         without="branches_of cause_of check_recorded_layers closed_with composite_layers given_registry "
-        "guarded_state guarded_system held_layers is_interrupt missing_provider names_of plugin_failures providers_of "
-        "random_state_of SETTING_NAMES undecided_problem undetermined_layout unnamed_parts weights_of",
+        "guarded_state guarded_system held_layers is_interrupt missing_provider names_of plugin_failures "
+        "providers_of random_state_of SETTING_NAMES undecided_problem undetermined_layout unnamed_parts "
+        "weights_of",
         more=("bridge_core.plugins.hookspecs",),
     ),
     Room(

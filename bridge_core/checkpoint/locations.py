@@ -93,4 +93,6 @@ def local_path(url: str) -> Path:
             path=shown_url(url),
             hint="Write three slashes: file:///folder/file.",
         )
-    return Path(urllib.parse.unquote(parts.path))
+    from urllib.request import url2pathname  # which imports much
+
+    return Path(url2pathname(parts.path))

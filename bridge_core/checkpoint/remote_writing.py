@@ -15,6 +15,7 @@ from pathlib import Path
 from bridge_core.checkpoint.destinations import Destination, LocalFolder, StoreFolder, writable
 from bridge_core.checkpoint.file_writing import FileWriter
 from bridge_core.checkpoint.local_copies import upload_command
+from bridge_core.checkpoint.own_files import MANIFEST_NAME, WORK_FOLDER, manifest_name
 from bridge_core.checkpoint.remote_changes import Changes
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import PlannedFile, PlannedFiles, plan_files, write_planned_file
@@ -123,6 +124,8 @@ def _write_object(writer: FileWriter, place: RemotePath) -> Saved:
     changes = Changes(folder)
     with changes.undone_on_failure():
         files.put(_only_file(writer, place.name), changes.add if entry is None else changes.replace_last)
+    if entry is not None:
+        _remove_old(folder, [manifest_name(place.name)])
     writer.meter.finish()
     return files.saved((place.name,), place.parent)
 
@@ -156,7 +159,10 @@ def _write_folder(writer: FileWriter, place: RemotePath) -> Saved:
             only = planned.files[0]
             files.put(only, changes.replace_last if only.name in there else changes.add)
     weights = is_weights_name(writer.registry.formats.values())
-    _remove_old(folder, [name for name in there if weights(name) and name not in planned.names])
+    old = [name for name in there if weights(name) and name not in planned.names]
+    _remove_old(folder, [*old, *({MANIFEST_NAME} & there)])
+    unfinished = folder.folder(WORK_FOLDER)
+    _remove_old(unfinished, unfinished.names() if there else ())
     writer.meter.finish()
     return files.saved(planned.names, place)
 
@@ -186,7 +192,8 @@ def _commit(writer: FileWriter, place: RemotePath, system: CommitsFolders, *, is
             files.folder.put(name, fill)
         names = (*planned.names, *sidecar_files)
         log("checkpoint", "uploading %d files to %s", len(names), target)
-        removed = tuple(name for name in old if name not in planned.names)
+        outdated = (*old, *({MANIFEST_NAME} & there if is_folder else ()))
+        removed = tuple(name for name in outdated if name not in planned.names)
         url = system.upload_folder(target.url, local, names, *([removed] if removed else []))
     writer.meter.finish()
     return files.saved(planned.names, RemotePath(system, url))

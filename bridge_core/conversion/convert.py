@@ -225,20 +225,10 @@ def convert(
         manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
             ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
             `bridge_core.verify_manifest`.
-<<<<<<< HEAD
-        resume: Whether to write each file of a folder by itself, so that the same call goes on where an
-            interrupted one ended. The index comes last: until then the folder is not a checkpoint. Shards are
-            of 5 GB without ``max_shard_size``, and a manifest is always written. The source, the template and
-            the model must be paths or texts, and nothing is overwritten.
-        manifest: Whether to write a manifest next to the files, ``ckptbridge-manifest.json`` in a folder or
-            ``<file>.manifest.json``: the sizes and digests of the files, and a checksum of each tensor. See
-            `bridge_core.verify_manifest`.
         executor: An executor as those of `concurrent.futures`, whose workers write the files of the folder,
             several at a time, as with ``resume``; None to write them here. The workers need the source, the
             destination and the plugins under the same names. ``workers`` and ``max_ram`` are those of each
             part, of which four are made for a worker, and ``progress`` is called when one is complete.
-=======
->>>>>>> w-work
         registry: As in `plan_conversion`.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from bridge_core.checkpoint import (
 )
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.prepared_work import plan_digest, source_identity, versions_of
-from bridge_core.errors import UsageError, VerificationError
+from bridge_core.errors import NeedsLocalPath, UsageError, VerificationError
 from bridge_core.formats import FolderFormat
-from bridge_core.io import Location, RemotePath, open_location
+from bridge_core.io import CommitsFolders, Location, RemotePath, open_location
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry
-from bridge_core.state import FlatState
-from bridge_core.transfer import Budget
+from bridge_core.state import FlatState, Key
+from bridge_core.transfer import Budget, run_jobs
 from bridge_core.work import Manifest, SourceIdentity, WrittenFile, file_digest, specs_digest, tensor_sums
 
 __all__ = ["refuse_without_files", "write_manifest"]
@@ -47,7 +48,14 @@ def refuse_without_files(
 
     Raises:
         UsageError: The format is such a one.
+        NeedsLocalPath: The files are uploaded in one step.
     """
+    if isinstance(destination, RemotePath) and isinstance(destination.system, CommitsFolders):
+        raise NeedsLocalPath(
+            "manifest=True (--manifest) is not possible where all files are uploaded in one step.",
+            path=str(destination),
+            hint="Write to a local folder with a manifest, and upload that folder.",
+        )
     used = chosen_format(destination, writing, registry, layout=layout)
     if isinstance(used, FolderFormat):
         raise UsageError(
@@ -127,7 +135,12 @@ def _other_file(place: Location) -> WrittenFile:
 def _written_file(place: Location, saved: Saved, registry: Registry, budget: Budget) -> WrittenFile:
     """Return what is recorded of a file of weights, whose tensors are compared with what was written."""
     with open_state(place, format=saved.format, registry=registry) as state:
-        sums = {key: checksum(state.tensor(key), budget) for key in state}
+        stop, keys = threading.Event(), list(state)
+
+        def sum_of(key: Key) -> int:
+            return checksum(state.tensor(key), budget, stop)
+
+        sums = dict(zip(keys, run_jobs(sum_of, keys, budget.threads, stop=stop), strict=True))
         differing = [key for key, crc in sums.items() if saved.checksums.get(key, crc) != crc]
         if differing:
             raise VerificationError(

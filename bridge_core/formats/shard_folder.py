@@ -115,8 +115,8 @@ def check_complete(names: Iterable[str], folder: Location, *, index: str) -> Non
         ShardError: A shard is missing, or its download is not finished.
     """
     names = tuple(names)
-    if isinstance(folder, RemotePath):
-        _listed(folder)  # one request, which answers for all shards
+    if isinstance(folder, RemotePath) and not _listed(folder):  # a listing answers for all shards
+        folder.ask_for(names)
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         begun = unfinished_downloads(folder, missing)

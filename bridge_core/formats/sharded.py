@@ -122,6 +122,7 @@ def _open_files(
             if source.identity == file.identity:
                 raise ShardError(f"the index lists itself as the shard {name!r}.", path=file.name)
             sources[name] = source
+            source.prefetch_header()
         undo.pop_all()
     return sources
 

@@ -22,7 +22,7 @@ class RemoteEntry:
     Args:
         name: Its name in its folder.
         size: Bytes of a file; None for a folder.
-        version: What changes with the content, such as an ETag; empty if the server does not tell.
+        version: What changes with the content, such as an ETag; empty if the server has none.
     """
 
     name: str
@@ -63,7 +63,7 @@ class FileSystem(Protocol):
     """The beginnings of its URLs, without ``://``: ``("s3",)``."""
 
     def pinned(self, url: str) -> str:
-        """Return the URL that names the same content as long as it is read; the URL itself where it does.
+        """Return the URL of what is there now, or the same URL if there are no versions.
 
         It is called once, when a source is opened: a branch becomes a commit.
 
@@ -119,7 +119,7 @@ class WritableFileSystem(FileSystem, Protocol):
         ...
 
     def remove(self, url: str) -> None:
-        """Remove a file; one that does not exist is no error.
+        """Remove a file; if it does not exist, nothing happens.
 
         Args:
             url: The file.
@@ -129,16 +129,17 @@ class WritableFileSystem(FileSystem, Protocol):
 
 @runtime_checkable
 class CommitsFolders(FileSystem, Protocol):
-    """A file system that writes the files of a folder in one step, such as a commit: all of them or none.
+    """A file system that writes the files of a folder in one step: all of them or none.
 
-    It has no method for a single object: a destination on it is written to a temporary folder on this
-    machine first, and then uploaded at once.
+    Such a step is a commit, for example. There is no method for a single object: a destination is written to
+    a temporary folder on this machine first, and then uploaded at once.
     """
 
     def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:
-        """Upload files of a local folder in one step, and return the URL at which exactly these are read.
+        """Upload files of a local folder in one step; return the URL where they are read.
 
-        Files of the same names are replaced, and others stay. The server checks the bytes where it can.
+        Files of the same names are replaced, and others stay. The URL is that of the new state of the folder,
+        which does not change any more. The server checks the bytes where it can.
 
         Args:
             url: The destination folder; not a URL that `pinned` returned.

@@ -19,7 +19,7 @@ from bridge_core.errors import (
 )
 from bridge_core.io.fetching import shared_fetcher
 from bridge_core.io.file_system import FileSystem, RangeAnswer, RemoteEntry
-from bridge_core.io.range_parts import JOINED_GAP, Parts
+from bridge_core.io.range_parts import JOINED_GAP, Parts, small_window
 from bridge_core.io.retries import repeated
 from bridge_core.io.source_file import SourceFile
 
@@ -133,6 +133,12 @@ class RemoteFile(SourceFile):
         nbytes = min(nbytes, self.size - offset)
         if self._open and nbytes > 0 <= offset:
             shared_fetcher.announce(self._content, offset, nbytes)
+
+    def prefetch_header(self) -> None:
+        """Announce that the beginning will be read next, as much as one small read fetches."""
+        window = small_window(0, 1, self.size) if self.size else None
+        if self._open and window is not None:
+            shared_fetcher.announce(self._content, *window, only_new=True)
 
     def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
         """Return False: the system copies nothing from a URL."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,8 @@ __all__ = ["RemotePath"]
 
 _Answer = TypeVar("_Answer")
 
+_AT_ONCE = 8
+"""Requests at the same time."""
 _ASKING = "asking the server for it"
 _LARGEST_TEXT = 100 << 20
 """Bytes of a file that `RemotePath.read_bytes` reads."""
@@ -146,6 +148,18 @@ class RemotePath:
         """
         return self._seen.names(self.url)
 
+    def ask_for(self, names: Iterable[str]) -> None:
+        """Ask the server for several entries of the folder at the same time, which later calls look up.
+
+        Raises:
+            RemoteFailure: The server does not answer for one of them.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ckptbridge request") as threads:
+            # A refusal is remembered, and raised where the entry is needed.
+            list(threads.map(lambda name: _answer((self / name).exists), names))
+
     def listed_names(self) -> tuple[str, ...]:
         """Return the names in the folder, sorted; none where the server lists none or refuses to."""
         try:
@@ -225,17 +239,11 @@ class _Seen:
             return listing.get(url_name(url))
         if not is_known:
             answer = _answer(
-                lambda: repeated(lambda: self._asked(url), "asking the server for it", shown_url(url))
+                lambda: repeated(lambda: self._system.entry(url), "asking the server for it", shown_url(url))
             )
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
         return _unless_refused(answer)
-
-    def _asked(self, url: str) -> RemoteEntry | None:
-        try:
-            return self._system.entry(url)
-        except SourceNotFound:
-            return None
 
     def names(self, url: str, *, ask: bool = True) -> tuple[str, ...] | None:
         """Return the names in a folder, sorted; None if the server lists none, or was not to be asked."""

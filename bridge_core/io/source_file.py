@@ -188,6 +188,9 @@ class SourceFile(ByteSource):
         """Announce that a range will be read soon."""
         page_cache.prefetch(self.fd, offset, nbytes)
 
+    def prefetch_header(self) -> None:
+        """Announce that the header will be read next; for a file on this machine, do nothing."""
+
     def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
         """Copy a range into another file without passing it through this process.
 

@@ -21,7 +21,7 @@ def scheme_of(text: str) -> str | None:
 
 
 def shown_url(url: str) -> str:
-    """Return a URL as it is shown: without user name, password, signature and fragment.
+    """Return the form of a URL to show: without user name, password, signature, fragment.
 
     >>> shown_url("https://user:secret@host/w.npz?X-Amz-Signature=abc")
     'https://host/w.npz'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
 import urllib.parse
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.errors import PluginError
+from bridge_core.errors import BridgeError, PluginError
 from bridge_core.io import FileSystem, RangeAnswer, RemoteEntry, scheme_of, shown_url
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ __all__ = ["guarded_system"]
 _Answer = TypeVar("_Answer")
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
+_SHORTEST_VALUE = 4
+"""Characters of a value in a query that may be a secret; ``v=1`` is none."""
 _OPTIONAL = {
     "upload": "upload a file",
     "remove": "remove a file",
@@ -32,8 +35,8 @@ _OPTIONAL = {
 def guarded_system(system: FileSystem, registry: PluginTables) -> FileSystem:
     """Return a file system whose failures name its plugin; ckptbridge's own is unchanged.
 
-    Errors that are a `BridgeError` pass. Of others neither their texts' URLs nor a traceback is shown, since
-    both may hold credentials.
+    Errors that are a `BridgeError` pass, without the credentials of the URL. Of others neither their texts'
+    URLs nor a traceback is shown, since both may hold credentials.
 
     Args:
         system: The file system.
@@ -115,8 +118,9 @@ class _GuardedFileSystem:
                 except BaseException as err:  # a plugin's code may raise anything
                     cause = err
                     raise
-        except PluginError as err:
-            if err is cause:  # the plugin's own
+        except BridgeError as err:
+            if err is cause or not isinstance(err, PluginError):
+                _hide_secrets(err, url)
                 raise
             place = _place_of(cause) if cause is not None else ""
             failure = PluginError(
@@ -140,8 +144,8 @@ class _OptionalMethod:
     def __init__(self, guarded: _GuardedFileSystem, name: str, doing: str) -> None:
         self._guarded, self._name, self._doing = guarded, name, doing
 
-    def __call__(self, url: str, *given: Path | Sequence[str]) -> Any:
-        method = getattr(self._guarded._system, self._name)
+    def __call__(self, url: str, *given: Any, **named: Any) -> Any:
+        method = functools.partial(getattr(self._guarded._system, self._name), **named)
         return self._guarded._call(url, self._doing, method, url, *given)
 
 
@@ -156,20 +160,49 @@ def _checked_entry(entry: object, method: str) -> RemoteEntry:
     return entry
 
 
+def _secrets_of(url: str) -> list[str]:
+    """Return what a URL holds that must not be shown, as written and decoded, the longest first.
+
+    >>> _secrets_of("s3://me:p%40ss@host/w?sig=abcd")
+    ['me:p%40ss', 'sig=abcd', 'me:p@ss', 'p%40ss', 'abcd', 'p@ss']
+    """
+    rest, _, query = url.partition("://")[2].partition("?")
+    user, _, password = rest.partition("/")[0].rpartition("@")[0].partition(":")
+    values = [pair.partition("=")[2] for pair in query.split("&")]
+    secrets = [f"{user}:{password}" if password else "", password, query]
+    secrets += [value for value in values if len(value) >= _SHORTEST_VALUE]
+    decoded = map(urllib.parse.unquote_plus, secrets)
+    return sorted({*filter(None, secrets), *filter(None, decoded)}, key=lambda text: (-len(text), text))
+
+
 def _without_secrets(text: str, url: str) -> str:
     """Return a foreign text without what the URLs in it, or the parts of the URL asked for, may hold.
 
     >>> _without_secrets("no answer from s3://me:secret@host/w?sig=abc", "")
     'no answer from s3://host/w'
     """
-    text = _URL.sub(lambda match: shown_url(match[0]), text)
-    rest, _, query = url.partition("://")[2].partition("?")
-    user, _, password = rest.partition("/")[0].rpartition("@")[0].partition(":")
-    values = [value for _, value in urllib.parse.parse_qsl(query)]
-    secrets = (f"{user}:{password}" if password else "", password, query, *values)
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+    return _replaced(_URL.sub(lambda match: shown_url(match[0]), text), _secrets_of(url))
+
+
+def _replaced(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, "...")
     return text
+
+
+def _hide_secrets(error: BridgeError, url: str) -> None:
+    """Take what must not be shown of a URL out of an error raised on purpose, and drop its cause."""
+    secrets = _secrets_of(url)
+    if not secrets:
+        return
+    error.message = _replaced(error.message, secrets)
+    error.hint = error.hint and _replaced(error.hint, secrets)
+    error.args = tuple(_replaced(one, secrets) if isinstance(one, str) else one for one in error.args)
+    if isinstance(error.path, str):
+        error.path = _without_secrets(error.path, url)
+        if isinstance(error, OSError):
+            error.filename = error.path
+    error.__cause__, error.__context__ = None, None
 
 
 def _place_of(error: BaseException) -> str:

@@ -100,7 +100,8 @@ class FileSystemWriting(FileSystemHarness):
         if not isinstance(system, CommitsFolders):
             pytest.skip("the file system does not upload folders in one step")
         self._sound(tmp_path / "plain", content_of(100))
-        target = self.put(tmp_path / "remote", {"other.bin": b"other", "model.bin": b"old"})
+        old = {"other.bin": b"other", "model.bin": b"old", "old.bin": b"removed"}
+        target = self.put(tmp_path / "remote", old)
         new = {"model.bin": content_of(2000), "inner/config.json": b"{}"}
         local = tmp_path / "local"
         for name, content in {**new, "notes.txt": b"not named"}.items():
@@ -111,15 +112,20 @@ class FileSystemWriting(FileSystemHarness):
             if context is None:
                 continue
             with context:
-                outcome = outcome_of(system.upload_folder, target, local, list(new))
+                outcome = outcome_of(system.upload_folder, target, local, list(new), ["old.bin"])
             assert isinstance(outcome.error, BridgeError), (
                 f"an upload to a server that fails ({fault!r}) gave {outcome}: raise AccessDenied or "
                 "RemoteFailure"
             )
-            assert self._content(child_url(target, "model.bin")) == b"old", (
-                "a failed upload of a folder changed a file: write all files in one step, or none"
-            )
-        url = system.upload_folder(target, local, list(new))
+            for name in ("model.bin", "old.bin"):
+                entry = outcome_of(system.entry, child_url(target, name)).value
+                assert isinstance(entry, RemoteEntry), (
+                    "a failed upload of a folder removed a file: write all files in one step, or none"
+                )
+                assert self._content(child_url(target, name)) == old[name], (
+                    "a failed upload of a folder changed a file: write all files in one step, or none"
+                )
+        url = system.upload_folder(target, local, list(new), ["old.bin"])
         assert isinstance(url, str), (
             f"`upload_folder` gave {url!r:.80}: return the URL at which the files are read"
         )
@@ -133,6 +139,8 @@ class FileSystemWriting(FileSystemHarness):
             assert self._content(at) == content, f"{name!r} {what} by the upload of a folder"
         extra = outcome_of(system.entry, child_url(url, "notes.txt")).value
         assert extra is None, "'notes.txt' was uploaded, which is not among the names"
+        gone = outcome_of(system.entry, child_url(url, "old.bin")).value
+        assert gone is None, "'old.bin' is still there: remove the files in removed= in the same step"
 
     def _content(self, url: str) -> bytes:
         """Return what is at a URL now."""

@@ -20,7 +20,7 @@ _SMALLEST_BLOCK = 64 << 10
 _COPIES = 2
 """Blocks that a thread has in memory at once: the values as read, and the result."""
 
-_REMOTE_SHARE = 3 / 8
+_REMOTE_SHARE = 1 / 3
 """The share of the memory that blocks get when a source is at a server, and the share of what is fetched from
 it; the rest is for copies of single blocks and for checksums."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge_core.io import Location, open_location
@@ -42,8 +43,15 @@ def specs_digest(specs: Mapping[Key, TensorSpec]) -> str:
     return digest.hexdigest()
 
 
-def file_digest(place: Location) -> str:
+def file_digest(
+    place: Location, *, stop: threading.Event | None = None, report: Callable[[int], None] | None = None
+) -> str:
     """Return the SHA-256 of a file, read in blocks of 4 MiB.
+
+    Args:
+        place: The file.
+        stop: Event that ends the work with `KeyboardInterrupt`; None for none.
+        report: Called with the bytes of each block; None for no report.
 
     Raises:
         SystemFailure: The system failed to read it.
@@ -51,5 +59,10 @@ def file_digest(place: Location) -> str:
     digest = hashlib.sha256()
     with open_location(place) as file:
         for start in range(0, file.size, _BLOCK):
-            digest.update(file.read(start, min(_BLOCK, file.size - start)))
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
+            nbytes = min(_BLOCK, file.size - start)
+            digest.update(file.read(start, nbytes))
+            if report is not None:
+                report(nbytes)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def verify_manifest(
     manifest = read_manifest(place.read_bytes(), path=str(place))
     folder = place.parent
     check = _Check(manifest, folder, budget, registry, progress)
-    damage = [one for damages in run_jobs(check.of_file, manifest.files, budget.threads) for one in damages]
+    results = run_jobs(check.of_file, manifest.files, budget.threads, stop=check.stop)
+    damage = [one for one in results if one is not None]
     if place.name == MANIFEST_NAME:
         damage += _extra_files(manifest, folder, registry)
     return ManifestCheck(
@@ -166,7 +168,11 @@ def _extra_files(manifest: Manifest, folder: Location, registry: Registry) -> li
 
 
 class _Check:
-    """Compares the files of a manifest, from several threads."""
+    """Compares the files of a manifest, from several threads.
+
+    Attributes:
+        stop: Ends the work when it is set.
+    """
 
     def __init__(
         self,
@@ -184,17 +190,16 @@ class _Check:
         self._total = sum(file.size for file in manifest.files)
         self._done = 0
         self._lock = threading.Lock()
+        self.stop = threading.Event()
 
-    def of_file(self, file: WrittenFile) -> list[Damage]:
-        """Return what is wrong with one file."""
-        damage = self._compared(file)
+    def _report(self, file: WrittenFile, nbytes: int) -> None:
         with self._lock:
-            self._done += file.size
+            self._done += nbytes
             if self._progress is not None:
                 self._progress(Progress(self._done, self._total, (file.name,), "comparing"))
-        return [] if damage is None else [damage]
 
-    def _compared(self, file: WrittenFile) -> Damage | None:
+    def of_file(self, file: WrittenFile) -> Damage | None:
+        """Return what is wrong with one file; None if nothing is."""
         place = self._folder / file.name
         if not place.is_file():
             return Damage(file.name, "missing", f"{file.name} is missing.")
@@ -203,7 +208,8 @@ class _Check:
         if size != file.size:
             text = f"{file.name} has {size} bytes instead of {file.size}."
             return Damage(file.name, "size", text)
-        if file_digest(place) == file.sha256:
+        report = functools.partial(self._report, file)
+        if file_digest(place, stop=self.stop, report=report) == file.sha256:
             return None
         if not file.tensors:
             text = f"{file.name} differs: its SHA-256 is not that of the manifest."
@@ -246,7 +252,7 @@ class _Check:
 
     def _differs(self, state: FlatState, key: Any, file: WrittenFile, name: str) -> bool:
         try:
-            return checksum(state.tensor(key), self._budget) != file.tensors[name].crc32
+            return checksum(state.tensor(key), self._budget, self.stop) != file.tensors[name].crc32
         except SystemFailure:
             raise
         except BridgeError:  # a format may have checksums of its own, or values that are not valid

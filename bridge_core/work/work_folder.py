@@ -55,18 +55,23 @@ class WorkFolder:
             DestinationExists: The folder holds other weights, or the work of another list.
         """
         manifest = self.finished()
-        if manifest is None and not self.refuse_others():
+        if manifest is None and not self._begun_before():
             self._receipts.put(_LIST, lambda path: _write(path, self._work.to_text().encode()))
             self._has_begun()  # another list may have begun at the same time
         return manifest
 
-    def refuse_others(self) -> bool:
-        """Refuse a destination that holds anything else; return whether the list was begun here.
+    def refuse_others(self) -> None:
+        """Refuse a destination that holds anything else.
 
         Raises:
             DestinationExists: The folder holds other weights, or the work of another list.
         """
-        if self.finished() is not None or self._has_begun():
+        if self.finished() is None:
+            self._begun_before()
+
+    def _begun_before(self) -> bool:
+        """Return whether the list was begun here; refuse other weights if it was not."""
+        if self._has_begun():
             return True
         others = [name for name in self._destination.names() if self._is_weights(name)]
         # Another process may have begun, and written its first file, between the two looks.

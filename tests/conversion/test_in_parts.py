@@ -30,7 +30,7 @@ from bridge_core import (
     verify_manifest,
     work_status,
 )
-from bridge_core.work import read_work_list
+from bridge_core.work import WorkFolder, read_work_list
 
 RECEIPTS = ".ckptbridge-work"
 
@@ -219,9 +219,10 @@ def test_a_receipt_of_another_file_counts_for_nothing(tmp_path):
     work = list_of(tmp_path, 1)
     run_all(work)
     receipts = tmp_path / "out" / RECEIPTS
-    other = (receipts / f"{work.files[0].name}.receipt.json").read_bytes()
-    (receipts / f"{work.files[1].name}.receipt.json").write_bytes(other)
-    assert run_part(work, 1).written == (work.files[1].name,)
+    first, second = (file.name for file in work.files[2:4])
+    assert (tmp_path / "out" / first).stat().st_size == (tmp_path / "out" / second).stat().st_size
+    (receipts / f"{second}.receipt.json").write_bytes((receipts / f"{first}.receipt.json").read_bytes())
+    assert run_part(work, 1).written == (second,)
 
 
 def test_a_source_that_changed_is_refused_and_the_change_is_named(tmp_path):
@@ -311,11 +312,23 @@ def test_two_processes_may_run_one_part_at_the_same_time(tmp_path):
     assert without_manifest(tmp_path / "out") == in_one_process(tmp_path)
 
 
-def test_a_part_that_is_run_again_after_the_end_leaves_no_receipts(tmp_path):
-    work = list_of(tmp_path)
-    run_all(work)
-    finish_work(work)
+def test_a_part_that_others_finish_in_the_meantime_leaves_no_receipts(tmp_path, monkeypatch):
+    work = list_of(tmp_path, 1)
+    put = WorkFolder.put
+
+    def slow_put(self, file, fill):
+        def slow_fill(path):
+            filled = fill(path)
+            monkeypatch.undo()
+            run_all(work)
+            finish_work(work)
+            return filled
+
+        return put(self, file, slow_fill)
+
+    monkeypatch.setattr(WorkFolder, "put", slow_put)
     run_part(work, 1)
+    assert without_manifest(tmp_path / "out") == in_one_process(tmp_path)
     assert not (tmp_path / "out" / RECEIPTS).exists()
 
 
@@ -382,8 +395,6 @@ def test_a_list_is_read_from_a_path_and_must_be_one(tmp_path):
 def test_resuming_goes_on_and_ends_as_one_process_does(tmp_path, monkeypatch):
     source = write_source(tmp_path / "source.safetensors")
     options = {"to": "flax", "max_shard_size": 3000, "resume": True}
-    from bridge_core.work import WorkFolder
-
     put, puts = WorkFolder.put, []
 
     def interrupted(self, file, fill):

@@ -38,6 +38,16 @@ def ranges(system):
     return sorted((one.start, one.start + one.nbytes) for one in system.made("read"))
 
 
+def becomes(condition):
+    """Wait until something is so, which another thread does; return whether it is."""
+    with shared_fetcher._changed:
+        for _ in range(200):
+            if condition():
+                return True
+            shared_fetcher._changed.wait(0.1)
+    return False
+
+
 def in_blocks(file, start, stop, block=MIB):
     return b"".join(file.read(at, min(block, stop - at)) for at in range(start, stop, block))
 
@@ -134,6 +144,28 @@ def test_what_was_read_as_often_as_announced_goes_first(system, file):
         assert system.bytes_read == 11 * MIB
 
 
+def test_reads_of_what_is_there_fetch_on(system, file):
+    with fetch_memory(4 * MIB, 1):
+        file.prefetch(0, SIZE)
+        file.read(0, 10)
+        assert becomes(lambda: system.reads == 3)  # what fits ahead
+        in_blocks(file, 10, MIB)
+        file.read(MIB, 10)
+        assert becomes(lambda: system.reads == 4)
+
+
+def test_what_an_earlier_run_left_unread_does_not_stop_fetching_ahead(system, file):
+    with fetch_memory(4 * MIB, 1):
+        file.prefetch(0, 3 * MIB)
+        in_blocks(file, 0, 3 * MIB, 3 * MIB - 10)
+        file.prefetch(0, 3 * MIB)
+    with fetch_memory(4 * MIB, 1):
+        together = threading.Barrier(3, timeout=20)
+        system.on_read = lambda _request: together.wait()
+        file.prefetch(20 * MIB, 3 * MIB)
+        assert file.read(20 * MIB, 10) == DATA[20 * MIB : 20 * MIB + 10]
+
+
 def test_a_failure_reaches_every_read_that_waits_and_the_next_one_tries_again(system, file):
     system.fail(*[temporary()] * 6)
     errors = []
@@ -200,8 +232,7 @@ def test_closing_ends_reads_and_tries(system):
     with system.hold():
         thread = threading.Thread(target=read)
         thread.start()
-        while not system.reads:
-            pass
+        assert becomes(lambda: system.reads)
         file.close()
         thread.join(20)
     assert "was closed" in errors[0]

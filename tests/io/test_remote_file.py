@@ -155,6 +155,14 @@ def test_a_server_that_stays_away_is_named(system, file):
     assert file.read(0, 10) == DATA[:10]  # the next read tries again
 
 
+def test_what_is_at_a_url_is_asked_again_after_a_temporary_failure(system):
+    system.fail(temporary(), temporary(), methods=("entry", "entries"))
+    assert system.path("a.bin").is_file()
+    assert len(system.made("entry")) == 3
+    system.fail(temporary(), methods=("entries",))
+    assert [path.name for path in system.path().iterdir()] == ["a.bin"]
+
+
 def test_a_lasting_failure_is_not_repeated(system, file):
     system.fail(AccessDenied("the server answered 403.", path="mem://host/a.bin"))
     with refused(AccessDenied, "403"):
@@ -202,6 +210,18 @@ def test_without_versions_the_size_is_compared_at_the_end():
         with refused(IntegrityError, "changed at the server"):
             file.check_unchanged()
         del system.files["host/a.bin"]
+        with refused(IntegrityError, "changed at the server"):
+            file.check_unchanged()
+
+
+def test_with_a_version_that_answers_lack_the_server_is_asked_again(system):
+    system.has_versions = False
+    entry = system.entry
+    system.entry = lambda url: type(found := entry(url))(found.name, found.size, str(len(system.files)))
+    with system.path("a.bin").open_source() as file:
+        assert file.read(0, 10) == DATA[:10]
+        file.check_unchanged()
+        system.files["host/b.bin"] = b""
         with refused(IntegrityError, "changed at the server"):
             file.check_unchanged()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,18 @@ def test_each_question_is_asked_once_and_a_listing_answers_for_its_entries(syste
     with (folder / "model.bin").open_source() as file:
         assert file.size == 3
     assert [request.method for request in system.requests] == ["entries"]
+
+
+def test_several_entries_are_asked_for_at_the_same_time(system, monkeypatch):
+    together, entry = threading.Barrier(3), system.entry
+    monkeypatch.setattr(system, "entry", lambda url: together.wait(30) >= 0 and entry(url))
+    folder = system.path("m")
+    folder.ask_for(["config.json", "model.bin", "none"])
+    monkeypatch.undo()
+    asked = len(system.requests)
+    assert (folder / "model.bin").is_file()
+    assert not (folder / "none").exists()
+    assert len(system.requests) == asked == 3
 
 
 def test_a_refusal_is_remembered_and_a_failure_is_not(system):

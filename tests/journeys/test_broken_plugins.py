@@ -207,7 +207,7 @@ def test_a_file_system_that_exits_is_named_and_shows_no_password(broken, tmp_pat
     assert_refused(result, PluginError, *named)
     assert not [secret for secret in ("hunter2", "abc123") if secret in result.err + result.out]
     without = run(*given, "--disable-plugin", "broken-filesystem")
-    assert_refused(without, UsageError, "no file system reads strange:// URLs")
+    assert_refused(without, UsageError, "no file system has strange:// URLs")
     assert not list(tmp_path.iterdir())
 
 

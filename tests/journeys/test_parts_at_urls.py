@@ -150,3 +150,42 @@ def test_a_manifest_is_written_at_a_url_without_parts(store, registry):
         store.url("source.safetensors"), "mem://bucket/a.npz", to="flax", manifest=True, registry=registry
     )
     assert verify_manifest("mem://bucket/a.npz", registry=registry).intact
+
+
+def test_overwriting_at_a_url_ends_the_work_and_the_manifest_of_before(store, registry):
+    work = made(store, registry)
+    run_part(work, 1, registry=registry)
+    options = {"to": "flax", "max_shard_size": SHARD, "overwrite": True, "registry": registry}
+    convert(store.url("source.safetensors"), f"{OUT}/", **options)
+    assert not [name for name in written(store) if "ckptbridge" in name]
+    convert(store.url("source.safetensors"), f"{OUT}/", manifest=True, **options)
+    convert(store.url("source.safetensors"), f"{OUT}/", **options)
+    assert not [name for name in written(store) if "ckptbridge" in name]
+    convert(
+        store.url("source.safetensors"), "mem://bucket/a.npz", to="flax", manifest=True, registry=registry
+    )
+    options.pop("max_shard_size")
+    convert(store.url("source.safetensors"), "mem://bucket/a.npz", **options)
+    assert "bucket/a.npz.manifest.json" not in store.files
+
+
+@pytest.mark.slow
+def test_parts_are_written_to_a_store_that_speaks_s3(tmp_path, monkeypatch):
+    from support.s3_server import BUCKET, emptied
+
+    write_source(tmp_path / "source.safetensors", layers=3)
+    server, registry = emptied(monkeypatch), default_registry()
+    if registry.filesystem_of("s3") is None:
+        pytest.skip("not installed here: remote")
+    server.put("in/source.safetensors", (tmp_path / "source.safetensors").read_bytes())
+    source, target = f"s3://{BUCKET}/in/source.safetensors", f"s3://{BUCKET}/out"
+    work = make_work(source, target, to="flax", parts=2, max_shard_size=SHARD, registry=registry)
+    for part in (1, 2):
+        run_part(work, part, registry=registry)
+    finish_work(work, registry=registry)
+    expected = in_one_process(tmp_path)
+    assert {name: server.get(f"out/{name}") for name in expected} == expected
+    assert sorted(server.keys()) == sorted(
+        ["in/source.safetensors", "out/ckptbridge-manifest.json", *(f"out/{name}" for name in expected)]
+    )
+    assert verify_manifest(target, registry=registry).intact

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.memory_filesystem import MemoryFileSystem
-from support.remote_systems import WEIGHTS, Ran, write_sources
+from support.remote_systems import SYSTEMS, WEIGHTS, Ran, write_sources
 
 import bridge_core
 from bridge_core import convert, default_registry, open_state, save_state, verify
@@ -77,6 +77,7 @@ def commands():
         ("plan", flax, "--to", "torch", "--like", source),
         ("plan", source, *to, f"--like={secret('folder/model.safetensors')}"),
         ("plan", secret("folder/config.json"), *to),
+        ("plan", secret("unclear.pt"), *to),
         ("convert", source, "out.msgpack", *to),
         ("convert", sharded, "out/", *to, "--max-shard-size", "300"),
         ("convert", gone, "out2.npz", *to),
@@ -109,6 +110,11 @@ def test_no_command_shows_a_secret(guarded, words, options, tmp_path, monkeypatc
     assert not system.without_password
 
 
+def test_a_refusal_repeats_the_command_without_a_secret(guarded, monkeypatch):
+    ran = Ran(guarded[1], monkeypatch, "plan", secret("unclear.pt"), "--to", "flax")
+    assert "plan mem://host/unclear.pt" in ran.err.partition("Most likely to go on")[2]
+
+
 def test_no_error_shows_a_secret(guarded, tmp_path, monkeypatch):
     system, registry = guarded
     monkeypatch.setattr("bridge_core.io.retries.sleep", lambda *_: None)
@@ -119,7 +125,7 @@ def test_no_error_shows_a_secret(guarded, tmp_path, monkeypatch):
         lambda: open_state(secret("a.pt"), step=3, registry=registry),
         lambda: open_state(secret("a.pt").replace("mem:", "ftp:"), registry=registry),
         lambda: open_state(secret("a.pt").replace("mem:", "file:"), registry=registry),
-        lambda: save_state(WEIGHTS, secret("out.npz"), registry=registry),
+        lambda: save_state(WEIGHTS, secret("out.npz").replace("mem:", "https:"), registry=registry),
         lambda: convert(secret("a.pt"), tmp_path / "o", to="flax", rules=secret("r.toml"), registry=registry),
         lambda: convert(
             secret("a.npz"), tmp_path / "o.npz", to="flax", like=secret("a.pt"), registry=registry
@@ -149,3 +155,19 @@ def test_the_metadata_of_a_state_and_of_a_written_file_has_no_secret(guarded, tm
         assert state.check_unchanged() is None
     report = convert(secret("a.pt"), tmp_path / "o.npz", to="neutral", registry=registry)
     assert_no_secret(json.dumps(report.to_json()), (tmp_path / "o.npz").read_bytes().decode("latin-1"))
+
+
+def test_the_credentials_of_a_web_server_are_sent_and_not_shown(sources, tmp_path, monkeypatch):
+    with SYSTEMS["web"](sources) as served:
+        url = served.url("a.pt").replace("://", "://someone:PASSWORD@") + "?sig=SIGNATURE"
+        for words in (
+            ("convert", url, tmp_path / "o.msgpack", "--to", "flax", "-vv"),
+            ("inspect", url, "--json"),
+        ):
+            ran = Ran(served.registry, monkeypatch, *words)
+            assert ran.code == 0, ran.err
+            assert_no_secret(ran.out, ran.err)
+        with pytest.raises(BridgeError) as caught:
+            open_state(url.replace("a.pt", "gone.pt"), registry=served.registry)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert_no_secret(*(line for line in shown.splitlines() if "replace(" not in line))

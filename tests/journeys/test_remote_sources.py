@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import os
+import re
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +241,17 @@ def test_inspect_reads_headers_only(large, system, monkeypatch):
 
 
 @pytest.mark.parametrize("system", ["memory", "unlisted"])
+def test_headers_of_shards_are_read_at_the_same_time(large, system):
+    with SYSTEMS[system](large) as served:
+        together = threading.Barrier(4)
+        is_shard = re.compile(r"model-\d+-of").search
+        served.system.on_read = lambda request: is_shard(request.url) and together.wait(timeout=30)
+        with open_state(served.url("model.safetensors.index.json"), registry=served.registry) as state:
+            assert len(state) == 32
+        assert served.system.reads <= 10
+
+
+@pytest.mark.parametrize("system", ["memory", "unlisted"])
 def test_converting_one_layer_reads_that_layer(large, system, tmp_path):
     with SYSTEMS[system](large) as served:
         source = served.url() if served.lists else served.url("model.safetensors.index.json")
@@ -444,13 +457,18 @@ def test_the_command_that_downloads_a_folder_and_one_of_a_file_systems_own():
     assert download_command(path, is_folder=True) == "fetch hf://org/repo@abc/run True"
 
 
+def with_store(system):
+    """Return a registry with a file system for the schemes of the real ones."""
+    return default_registry().with_tables(filesystems={}).extend(system)
+
+
 def test_formats_that_need_a_path_name_the_command(tmp_path):
     pytest.importorskip("ckptbridge_hdf5")
     save_state(WEIGHTS, tmp_path / "w.h5", layout="torch")
     system = Store(
         {"bucket/w.h5": (tmp_path / "w.h5").read_bytes(), "bucket/m/model.h5": b"\x89HDF\r\n\x1a\n"}
     )
-    registry = default_registry().extend(system)
+    registry = with_store(system)
     for url, where in (("s3://bucket/w.h5", "s3://bucket/w.h5"), ("s3://bucket/m", "s3://bucket/m/model.h5")):
         with refused(NeedsLocalPath, where, "hdf5", hint=f"aws s3 cp {where} ."):
             open_state(url, registry=registry)
@@ -460,7 +478,7 @@ def test_formats_that_need_a_path_name_the_command(tmp_path):
 def test_orbax_checkpoints_are_recognised_by_their_names(tmp_path, monkeypatch):
     pytest.importorskip("ckptbridge_orbax")
     system = Store({"bucket/run/3/default/_METADATA": b"{}", "bucket/run/3/default/manifest.ocdbt": b"x"})
-    registry = default_registry().extend(system)
+    registry = with_store(system)
     for url in ("s3://bucket/run", "s3://bucket/run/3"):
         for use in (
             lambda url: open_state(url, registry=registry),
@@ -474,13 +492,12 @@ def test_orbax_checkpoints_are_recognised_by_their_names(tmp_path, monkeypatch):
     assert not system.reads
 
 
-def test_a_scheme_without_its_plugin_names_what_to_install(monkeypatch):
-    bare = default_registry()
-    for scheme in ("s3", "hf"):
-        if bare.filesystem_of(scheme) is None:
-            with refused(MissingDependency, f"{scheme}://", hint="pip install 'ckptbridge["):
-                open_state(f"{scheme}://a/b", registry=bare)
-    with refused(UsageError, "ftp://", hint="file"):
+def test_a_scheme_without_its_plugin_names_what_to_install():
+    bare = with_store(MemoryFileSystem())
+    for scheme, extra in (("s3", "remote"), ("gs", "remote"), ("https", "remote"), ("hf", "hf")):
+        with refused(MissingDependency, f"{scheme}://a/b", hint=f"pip install 'ckptbridge[{extra}]'"):
+            open_state(f"{scheme}://user:secret@a/b?secret", registry=bare)
+    with refused(UsageError, "ftp://host/a.npz", hint="file"):
         open_state("ftp://user:secret@host/a.npz", registry=bare)
 
 

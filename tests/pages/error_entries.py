@@ -42,6 +42,7 @@ bridge_core.save_state(bridge_core.FlatState(weights, layout="torch"), "model.sa
 SERVER = """
         from bridge_core.io import RemoteEntry
 
+
         class Server:
             name, schemes = "store", ("store",)
 
@@ -56,6 +57,7 @@ SERVER = """
 
             def read(self, url, start, nbytes, entry):
                 raise NotImplementedError
+
 """
 
 ENTRIES = (
@@ -431,6 +433,7 @@ ENTRIES = (
                     "the server does not permit reading it.", path=url, hint="Set STORE_TOKEN."
                 )
 
+
         registry = bridge_core.default_registry().extend(Private())
         bridge_core.open_state("store://bucket/model.safetensors", registry=registry)
         """,
@@ -447,6 +450,7 @@ ENTRIES = (
         class Broken(Server):
             def entry(self, url):
                 raise bridge_core.RemoteFailure("the server sent the complete file for a range.", path=url)
+
 
         registry = bridge_core.default_registry().extend(Broken())
         bridge_core.open_state("store://bucket/model.safetensors", registry=registry)

@@ -12,7 +12,7 @@ from support.memory_filesystem import MemoryFileSystem
 
 from bridge_core import PluginError, default_registry
 from bridge_core.checkpoint.locations import locate
-from bridge_core.errors import RemoteFailure, SourceNotFound
+from bridge_core.errors import AccessDenied, RemoteFailure, SourceNotFound
 from bridge_core.io import RangeAnswer, RemoteEntry, RemotePath, WritableFileSystem
 from bridge_core.plugins import guarded_system
 
@@ -92,6 +92,21 @@ def test_errors_on_purpose_and_interruptions_pass(error):
     with pytest.raises(PluginError) as raised:
         guarded(entry=raises(own)).entry(URL)
     assert raised.value is own
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_errors_on_purpose_lose_the_secrets_of_the_url(method):
+    def fail(*_):
+        hint = "Try again with hunter2."
+        raise AccessDenied(f"not permitted: {URL}", path=URL, hint=hint) from KeyError(URL)
+
+    with pytest.raises(AccessDenied) as raised:
+        CALLS[method](guarded(**{method: fail}))
+    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + str(vars(raised.value))
+    for secret in SECRETS:
+        assert secret not in shown + str(raised.value.filename)
+    assert raised.value.path == raised.value.filename == "mem://host/w.npz"
+    assert "not permitted: mem://" in raised.value.message
 
 
 WRONG = {

@@ -64,7 +64,7 @@ with contextlib.redirect_stdout(io.StringIO()) as shown:
     assert main([{option!r}], standalone_mode=False) == 0
 assert "ckptbridge" in shown.getvalue()
 rooms = {{name.split(".")[1] for name in sys.modules if name.startswith("bridge_core.")}}
-assert rooms == {{"cli", "errors", "public"}}, rooms
+assert rooms == {{"cli", "error_base", "errors", "public"}}, rooms
 assert not any(name.startswith("bridge_core.cli.commands") for name in sys.modules)
 """
     assert not loaded_by(code) & {"numpy", "ml_dtypes", "pluggy", *FRAMEWORKS, "rich"}

@@ -61,7 +61,7 @@ def test_links_of_the_readme_become_those_of_the_tag(name):
 def test_every_plugin_is_an_extra():
     extras = PROJECTS["ckptbridge"]["project"]["optional-dependencies"]
     for name in PLACES.keys() - {"ckptbridge"}:
-        assert [text.partition(">")[0] for text in extras[name.removeprefix("ckptbridge-")]] == [name]
+        assert [re.split("[>[]", text)[0] for text in extras[name.removeprefix("ckptbridge-")]] == [name]
 
 
 def test_the_workflow_publishes_every_distribution():

@@ -512,9 +512,11 @@ class RemovesNothing(Store):
 class Commits(Bare):
     """A file system that is written to by folders."""
 
-    def upload_folder(self, url, folder, names):
+    def upload_folder(self, url, folder, names, removed=()):
         self.check(url)
         self.files |= {f"{self.key(url)}/{name}": (folder / name).read_bytes() for name in names}
+        for name in removed:
+            self.files.pop(f"{self.key(url)}/{name}", None)
         return url
 
 
@@ -523,21 +525,33 @@ class CommitsContract(StoreContract):
 
 
 class CommitsOneByOne(Commits):
-    def upload_folder(self, url, folder, names):
+    def upload_folder(self, url, folder, names, removed=()):
         for name in names:
             self.files[f"{self.key(url)}/{name}"] = (folder / name).read_bytes()
+        return super().upload_folder(url, folder, names, removed)
+
+
+class RemovesBeforeTheCommit(Commits):
+    def upload_folder(self, url, folder, names, removed=()):
+        for name in removed:
+            self.files.pop(f"{self.key(url)}/{name}", None)
+        return super().upload_folder(url, folder, names, removed)
+
+
+class RemovesNothingWithACommit(Commits):
+    def upload_folder(self, url, folder, names, removed=()):
         return super().upload_folder(url, folder, names)
 
 
 class CommitsEverything(Commits):
-    def upload_folder(self, url, folder, names):
+    def upload_folder(self, url, folder, names, removed=()):
         everything = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        return super().upload_folder(url, folder, everything)
+        return super().upload_folder(url, folder, everything, removed)
 
 
 class CommitsFlat(Commits):
-    def upload_folder(self, url, folder, names):
-        super().upload_folder(url, folder, names)
+    def upload_folder(self, url, folder, names, removed=()):
+        super().upload_folder(url, folder, names, removed)
         for name in names:
             self.files[f"{self.key(url)}/{name.rpartition('/')[2]}"] = self.files.pop(
                 f"{self.key(url)}/{name}"
@@ -546,16 +560,16 @@ class CommitsFlat(Commits):
 
 
 class CommitsInPlaceOfAll(Commits):
-    def upload_folder(self, url, folder, names):
+    def upload_folder(self, url, folder, names, removed=()):
         self.check(url)
         for key in [key for key in self.files if key.startswith(f"{self.key(url)}/")]:
             del self.files[key]
-        return super().upload_folder(url, folder, names)
+        return super().upload_folder(url, folder, names, removed)
 
 
 class CommitsSilently(Commits):
-    def upload_folder(self, url, folder, names):
-        super().upload_folder(url, folder, names)
+    def upload_folder(self, url, folder, names, removed=()):
+        super().upload_folder(url, folder, names, removed)
 
 
 NAMED, EMPTY = "test_a_file_has_its_name_and_size", "test_an_empty_file_is_a_file"
@@ -634,6 +648,8 @@ BROKEN = [
 COMMIT = "test_a_folder_is_uploaded_in_one_step"
 BROKEN_COMMITS = [
     (CommitsOneByOne, COMMIT, "all files in one step"),
+    (RemovesBeforeTheCommit, COMMIT, "removed a file: write all files in one step"),
+    (RemovesNothingWithACommit, COMMIT, "'old.bin' is still there"),
     (CommitsEverything, COMMIT, "'notes.txt'", "not among the names"),
     (CommitsFlat, COMMIT, "'inner/config.json' is missing"),
     (CommitsInPlaceOfAll, COMMIT, "'other.bin' is missing"),

@@ -254,7 +254,8 @@ def run_command(line):
         return 0, "".join(Path(name).read_text(encoding="utf-8") for name in arguments)
     if program == "python":
         with contextlib.redirect_stdout(io.StringIO()) as output:
-            runpy.run_path(arguments[0], run_name="__main__")
+            # Processes that the program starts look for it by this path.
+            runpy.run_path(str(Path(arguments[0]).absolute()), run_name="__main__")
         return 0, output.getvalue()
     assert program == "pytest", f"nothing runs {program}: {line}"
     return run_tests(arguments)

@@ -71,6 +71,7 @@ def write_sources(folder: Path) -> Path:
     for name in ("a.safetensors", "a.pt", "a.npz"):
         save_state(WEIGHTS, folder / name, layout="torch")
     convert(folder / "a.safetensors", folder / "a.msgpack", to="flax")
+    save_state({"fc.weight": np.ones((3, 2), "f4")}, folder / "unclear.pt", layout="torch")
     for name, form, size in (
         ("sharded", "safetensors", 250),
         ("torch-shards", "torch", 250),

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from bridge_core import (
     MalformedFile,
     SourceNotFound,
     UsageError,
+    VerificationError,
     convert,
     open_state,
     verify_manifest,
@@ -210,3 +212,36 @@ def test_progress_counts_all_files(source):
     folder, reports = folder_of(source), []
     check = verify_manifest(folder, progress=reports.append)
     assert reports[-1].done == reports[-1].total == check.total_bytes
+
+
+def test_an_interrupt_ends_the_comparison_within_a_file(source, monkeypatch):
+    from bridge_core.work import digests
+
+    monkeypatch.setattr(digests, "_BLOCK", 1000)
+    folder, reports = folder_of(source), []
+
+    def interrupted(report):
+        reports.append(report)
+        if len(reports) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify_manifest(folder, progress=interrupted, workers=1)
+    assert reports[-1].done == 2000
+
+
+def test_a_file_that_changes_before_its_manifest_is_written_is_noticed(source, monkeypatch):
+    from bridge_core.conversion import convert as conversion
+
+    module = sys.modules[conversion.__module__]
+    write = module.write_checkpoint
+
+    def written_and_changed(*arguments):
+        saved = write(*arguments)
+        data = saved.files[0].read_bytes()
+        saved.files[0].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        return saved
+
+    monkeypatch.setattr(module, "write_checkpoint", written_and_changed)
+    with refused(VerificationError, "changed after it was written", hint="again"):
+        converted(source, "a.safetensors")

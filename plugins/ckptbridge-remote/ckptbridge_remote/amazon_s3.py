@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.errors import MissingDependency
+from ckptbridge_remote.addresses import check_variables
 from ckptbridge_remote.object_stores import ObjectStore
 from ckptbridge_remote.obstore_module import for_reading, for_writing, load_obstore
 from ckptbridge_remote.store_errors import Advice
@@ -17,6 +18,8 @@ __all__ = ["AmazonS3"]
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 """Variables that name an endpoint, the most important first; obstore reads them by itself."""
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_TEXTS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _OWN_WAYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -31,10 +34,12 @@ class AmazonS3(ObjectStore):
 
     name = "s3"
     schemes: tuple[str, ...] = ("s3",)
+    variables = "AWS_"
     advice = Advice(
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
         "AWS_SKIP_SIGNATURE=true.",
         "Set AWS_REGION to the region of the bucket.",
+        _ENDPOINTS,
     )
 
     def settings(self) -> Hashable:
@@ -43,13 +48,14 @@ class AmazonS3(ObjectStore):
 
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store with the region, the endpoint and the credentials of the environment."""
+        check_variables(_TEXTS, addresses=_ENDPOINTS, names=_REGIONS)
         store = load_obstore().store.S3Store
         profile = _Profile() if self._finds_credentials() else _profile()
         endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), None) or profile.endpoint
         options: dict[str, Any] = {"disable_bulk_delete": True}  # the call is missing from some stores
         if profile.endpoint and endpoint == profile.endpoint:
             options["endpoint"] = endpoint
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.region
+        region = next(filter(None, map(os.environ.get, _REGIONS)), None) or profile.region
         if region:
             options["region"] = region
         if _is_true("AWS_NO_SIGN_REQUEST"):

@@ -151,13 +151,17 @@ class Hub:
                         self._check_target(target, place.url)
                         answer.body(1 << 16)  # so that the connection can be used again
                     route.set(target)
-            with self._client.answer("GET", target, path=place.url, headers=headers) as answer:
-                if answer.status in (400, 401, 403) and not is_last:
-                    route.forget(target)  # it expired, or was withdrawn
-                    continue
-                data = _range_of(answer, start, nbytes, entry, place.url)
-                is_same = route.has_same(target, _etag(answer))
-                return RangeAnswer(data, entry.version if is_same else _etag(answer))
+            try:
+                with self._client.answer("GET", target, path=place.url, headers=headers) as answer:
+                    if answer.status in (400, 401, 403) and not is_last:
+                        route.forget(target)  # it expired, or was withdrawn
+                        continue
+                    data = _range_of(answer, start, nbytes, entry, place.url)
+                    is_same = route.has_same(target, _etag(answer))
+                    return RangeAnswer(data, entry.version if is_same else _etag(answer))
+            except RemoteFailure:
+                route.forget(target)  # the hub may name another host when the request is repeated
+                raise
         raise AssertionError("the second attempt returns or raises")
 
     def upload_folder(self, url: str, folder: Path, names: Sequence[str], removed: Sequence[str] = ()) -> str:

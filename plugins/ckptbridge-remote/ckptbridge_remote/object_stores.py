@@ -12,7 +12,7 @@ from bridge_core.errors import AccessDenied, RemoteFailure, SourceNotFound, Usag
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
 from ckptbridge_remote.obstore_module import StoreCache, load_obstore
 from ckptbridge_remote.ranges import file_at, read_range, version_of
-from ckptbridge_remote.store_errors import Advice, code_of, requests_to
+from ckptbridge_remote.store_errors import Advice, code_of, is_of_credentials, requests_to
 from ckptbridge_remote.uploads import upload_file
 
 __all__ = ["ObjectStore"]
@@ -24,6 +24,8 @@ class ObjectStore:
     name: str
     schemes: tuple[str, ...]
     advice: ClassVar[Advice]
+    variables: ClassVar[str]
+    """The beginning of the names of its variables of the environment."""
 
     def __init__(self) -> None:
         self._stores = StoreCache()
@@ -103,8 +105,9 @@ class ObjectStore:
         if not key or url.endswith("/"):
             raise UsageError("expected the URL of a file, got that of a folder.", path=shown_url(url))
         with requests_to(url, self.advice, writing=True):
-            size = upload_file(self._store(bucket, writing=True), key, path)
-            stored = load_obstore().head(self._store(bucket), key)["size"]
+            store = self._store(bucket, writing=True)
+            size = upload_file(store, key, path)
+            stored = load_obstore().head(store, key)["size"]
         if stored != size:
             raise RemoteFailure(
                 f"{size} bytes were uploaded, and the server has {stored}.", path=shown_url(url)
@@ -122,7 +125,19 @@ class ObjectStore:
     def _store(self, bucket: str, *, writing: bool = False) -> Any:
         load_obstore()  # first, since a forked process may not wait for the lock of the stores
         key = (bucket, writing, self.settings())
-        return self._stores.get(key, lambda: self.make_store(bucket, writing=writing))
+        return self._stores.get(key, lambda: self._made(bucket, writing))
+
+    def _made(self, bucket: str, writing: bool) -> Any:
+        try:
+            return self.make_store(bucket, writing=writing)
+        except load_obstore().exceptions.BaseError as error:
+            if is_of_credentials(error):
+                raise
+            # The text of the cause may hold the value of a variable.
+            raise UsageError(
+                f"a store cannot be opened with what the environment sets for {self.name}.",
+                hint=f"Check the variables that begin with {self.variables}.",
+            ) from None
 
 
 def _parts_of(url: str) -> tuple[str, str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import re
 import urllib.parse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from bridge_core.errors import SourceNotFound, UsageError
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
+from ckptbridge_remote.addresses import is_address
 from ckptbridge_remote.obstore_module import StoreCache, for_reading, load_obstore
 from ckptbridge_remote.ranges import file_at, read_range
-from ckptbridge_remote.store_errors import Advice, requests_to
+from ckptbridge_remote.redirects import final_url
+from ckptbridge_remote.store_errors import Advice, requests_to, status_of
 
 __all__ = ["Web"]
 
@@ -21,6 +23,9 @@ _PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_~.-]+)+")
 _HUB_PAGE = re.compile(
     r"https://(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+?)/(?:blob|tree)/([^/?#]+)(/[^?#]*)?"
 )
+_EXPIRED = frozenset({401, 403, 410})
+"""Statuses of a signed URL after its time."""
+_Answer = TypeVar("_Answer")
 _ADVICE = Advice("Give a URL that may be read, such as a signed one or https://user:password@host/path.")
 
 
@@ -32,30 +37,30 @@ class Web:
 
     def __init__(self) -> None:
         self._stores = StoreCache()
+        self._places: dict[str, str] = {}
 
     def pinned(self, url: str) -> str:
         """Return the URL itself.
 
         Raises:
-            UsageError: It has no host, or is that of a page of the Hugging Face hub.
+            UsageError: It is not valid, or is that of a page of the Hugging Face hub.
         """
         if match := _HUB_PAGE.match(url):
             repo, revision, path = match[1], match[2], match[3] or ""
             hint = f"Write hf://{repo}@{revision}{path}"
             raise UsageError("the URL is that of a page, not of a file.", path=shown_url(url), hint=hint)
-        if not re.match(r"[^:]", _authority(url).rpartition("@")[2]):
-            raise UsageError("the URL has no host.", path=shown_url(url))
+        _check(url)
         return url
 
     def entry(self, url: str) -> RemoteEntry | None:
         """Return the file at a URL, or None; a URL that ends with a slash is a folder's."""
+        _check(url)
         path = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2]
         name = urllib.parse.unquote(path.rpartition("/")[2])
         if not name:
             return RemoteEntry("")
         try:
-            with requests_to(url, _ADVICE):
-                return file_at(*self._store(url), name)
+            return self._answer(url, lambda store, path: file_at(store, path, name))
         except SourceNotFound:
             return None
 
@@ -65,8 +70,30 @@ class Web:
 
     def read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
         """Return one range of a file."""
+        return self._answer(url, lambda store, path: read_range(store, path, start, nbytes))
+
+    def _answer(self, url: str, ask: Callable[[Any, str], _Answer]) -> _Answer:
         with requests_to(url, _ADVICE):
-            return read_range(*self._store(url), start, nbytes)
+            place = self._place(url)
+            try:
+                return ask(*self._store(place))
+            except Exception as error:
+                if place == url or status_of(error) not in _EXPIRED:
+                    raise
+            self._places.pop(url, None)  # what a server redirects to is often signed for some minutes only
+            return ask(*self._store(self._place(url)))
+
+    def _place(self, url: str) -> str:
+        """Return where a URL with a query leads; other URLs hold nothing that a server may not see."""
+        if "?" not in url:
+            return url
+        place = self._places.get(url)
+        if place is None:
+            user, _, host = _authority(url).rpartition("@")
+            place = plain = url.replace(f"{user}@{host}", host, 1) if user else url
+            place = final_url(plain, _headers(user))
+            place = self._places.setdefault(url, url if place == plain else place)
+        return place
 
     def _store(self, url: str) -> tuple[Any, str]:
         """Return a store, and the path in it."""
@@ -82,14 +109,24 @@ class Web:
 
 
 def _store_at(base: str, user: str) -> Any:
-    headers = {}
-    if user:  # obstore does not send it; other hosts, to which a server redirects, do not get the header
-        name, _, password = map(urllib.parse.unquote, user.partition(":"))
-        token = base64.b64encode(f"{name}:{password}".encode()).decode()
-        headers["Authorization"] = f"Basic {token}"
-    return load_obstore().store.HTTPStore(
-        base, **for_reading(plain=base.startswith("http://"), headers=headers)
-    )
+    options = for_reading(plain=base.startswith("http://"), headers=_headers(user))
+    return load_obstore().store.HTTPStore(base, **options)
+
+
+def _headers(user: str) -> dict[str, str]:
+    """Return what is sent for a user, which obstore does not do; other hosts do not get it by redirects."""
+    if not user:
+        return {}
+    name, _, password = map(urllib.parse.unquote, user.partition(":"))
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+def _check(url: str) -> None:
+    if not is_address(url):
+        hint = "Write https://host/path, or https://host:port/path."
+        raise UsageError(
+            "the URL has no host, or a host or port that cannot exist.", path=shown_url(url), hint=hint
+        )
 
 
 def _authority(url: str) -> str:

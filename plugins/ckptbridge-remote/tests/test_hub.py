@@ -676,3 +676,15 @@ def test_the_plugin_provides_the_hub():
     hub = next(one for one in bridge_filesystems() if one.name == "hub")
     assert isinstance(hub, FileSystem)
     assert isinstance(hub, CommitsFolders)
+
+
+def test_an_address_that_failed_is_asked_for_again(hub, server, opened):
+    url, entry = opened()
+    assert bytes(hub.read(url, 0, 10, entry).data) == BIG[:10]
+    server.fail("GET localhost", 503, times=1)
+    with pytest.raises(RemoteFailure) as caught:
+        hub.read(url, 0, 10, entry)
+    assert caught.value.is_temporary
+    before = sum(request.is_to_hub for request in server.requests)
+    assert bytes(hub.read(url, 10, 10, entry).data) == BIG[10:20]
+    assert sum(request.is_to_hub for request in server.requests) == before + 1

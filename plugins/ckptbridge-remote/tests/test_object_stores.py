@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -130,8 +133,14 @@ def test_urls_that_are_not_of_an_object(url, named):
 
 @pytest.mark.parametrize("key", ["a//b", "a/../b", "./a"])
 def test_keys_that_the_client_does_not_take(system, server, key):
-    with refused(UsageError, at(system, key), hint="//"):
+    with refused(UsageError, at(system, key), "empty part"):
         system.entry(at(system, key))
+
+
+def test_a_folder_with_a_key_that_the_client_does_not_take(system, server):
+    server.put("d//x", b"1")
+    with refused(UsageError, at(system, "d"), "empty part"):
+        system.entries(at(system, "d"))
 
 
 def test_many_pages(system, server, monkeypatch):
@@ -290,6 +299,16 @@ def test_the_region_of_the_environment(server, monkeypatch):
     assert "/eu-central-1/s3/" in server.requests[-1].headers["authorization"]
 
 
+def test_an_endpoint_of_one_bucket(server, monkeypatch):
+    with HttpServer({"w": b"1"}) as endpoint:
+        endpoint.modified = "Mon, 30 Nov 2026 10:00:00 GMT"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.url)
+        monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+        assert AmazonS3().entry("s3://bucket/w").size == 1
+        with refused(SourceNotFound, "s3://bucket/other"):
+            AmazonS3().entry("s3://bucket/other")
+
+
 def test_a_profile(server, monkeypatch, tmp_path):
     pytest.importorskip("boto3")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"):
@@ -318,13 +337,13 @@ def test_a_profile(server, monkeypatch, tmp_path):
 
 def test_a_profile_without_boto3(server, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    monkeypatch.setitem(__import__("sys").modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "boto3", None)
     with refused(MissingDependency, "boto3", hint="pip install boto3"):
         AmazonS3().entry("s3://bucket/w")
 
 
 def test_without_obstore(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     for system in (AmazonS3(), GoogleStorage()):
         with refused(MissingDependency, "obstore", hint="pip install 'ckptbridge[remote]'"):
             system.entry(at(system, "w"))
@@ -338,6 +357,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(server):
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(20)
         try:
             AmazonS3().entry("s3://bucket/w")
             text = "no error"
@@ -351,3 +371,46 @@ def test_a_forked_process_is_refused_and_does_not_hang(server):
         text = answer.read()
     assert "SystemFailure" in text
     assert 'get_context("spawn")' in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(
+            ("AWS_ENDPOINT_URL", value)
+            for value in ("host:9000", "http://", "http://[::1", "ftp://x", "http://a b")
+        ),
+        ("AWS_REGION", "us east"),
+        ("AWS_ACCESS_KEY_ID", "AKID\n"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cr3t\n"),
+        ("AWS_SESSION_TOKEN", "s3cr3t\r"),
+        ("STORAGE_EMULATOR_HOST", "host port"),
+        ("GOOGLE_BEARER_TOKEN", "s3cr3t\n"),
+    ],
+)
+def test_variables_that_are_not_usable(server, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    system = AmazonS3() if variable.startswith("AWS") else GoogleStorage()
+    with refused(UsageError, variable) as caught:
+        system.entry(at(system, "w"))
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_setting_that_the_client_does_not_know(server, monkeypatch):
+    monkeypatch.setenv("AWS_CHECKSUM_ALGORITHM", "s3cr3t")
+    with refused(UsageError, "environment", hint="AWS_") as caught:
+        AmazonS3().entry("s3://bucket/w")
+    assert "s3cr3t" not in str(caught.value)
+
+
+LOADED = """
+import sys
+import ckptbridge_remote
+list(ckptbridge_remote.bridge_filesystems())
+print(sorted({"obstore", "boto3", "huggingface_hub"} & set(sys.modules)))
+"""
+
+
+def test_nothing_is_loaded_before_a_url_is_used():
+    run = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

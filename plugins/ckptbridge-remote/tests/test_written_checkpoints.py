@@ -55,7 +55,7 @@ def value_at(url, registry):
 def store(request, monkeypatch):
     scheme, system = request.param
     server = emptied(monkeypatch)
-    return server, f"{scheme}://{BUCKET}/my run/", given_registry(None).extend(system())
+    return server, f"{scheme}://{BUCKET}/my run/", given_registry(None).with_tables(filesystems={}).extend(system())
 
 
 def test_a_folder_at_a_store_is_written_replaced_and_read(store):
@@ -91,7 +91,7 @@ def hub(monkeypatch):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
         server.add("org/mine", {"README.md": b"read me"}, writers=[TOKEN])
-        yield server.repos["org/mine"], given_registry(None).extend(Hub())
+        yield server.repos["org/mine"], given_registry(None).with_tables(filesystems={}).extend(Hub())
 
 
 def test_a_folder_on_the_hub_is_one_commit(hub):
