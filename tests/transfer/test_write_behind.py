@@ -1,0 +1,217 @@
+"""Files larger than a part of the memory go to the disk while they are written, and are read back on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+
+import numpy as np
+import pytest
+from support.errors import refused
+
+from bridge_core import (
+    FlatState,
+    SystemFailure,
+    VerificationError,
+    convert,
+    open_state,
+    save_state,
+)
+from bridge_core.io import page_cache, syscalls
+from bridge_core.io.source_file import SourceFile
+from bridge_core.ops.chain import chain_tensors
+from bridge_core.ops.shape import Permute
+from bridge_core.state.tensors import ArrayTensor, FileTensor, TensorSpec
+from bridge_core.transfer import write_behind
+from bridge_core.transfer.write_behind import WriteBehind, is_large
+
+KB = 1 << 10
+VALUES = np.random.default_rng(5).integers(0, 1 << 16, (700, 900), np.uint16)
+
+pytestmark = pytest.mark.skipif(
+    not page_cache.can_drop_pages(), reason="the system cannot take ranges out of the page cache"
+)
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    """Let small files be treated as large ones, in small ranges."""
+    monkeypatch.setattr(write_behind, "machine_memory", lambda: 1)
+    monkeypatch.setattr(write_behind, "RUN", 64 * KB)
+    monkeypatch.setattr("bridge_core.transfer.file_writer.RUN", 64 * KB)
+    monkeypatch.setattr(write_behind, "_WINDOW", 128 * KB)
+
+
+@pytest.fixture
+def dropped(monkeypatch):
+    """Bytes that were taken out of the page cache, by file."""
+    ranges = {}
+
+    def drop(fd, offset, nbytes):
+        ranges.setdefault(os.fstat(fd).st_ino, []).append((offset, nbytes))
+        page_cache.drop_pages(fd, offset, nbytes)
+
+    monkeypatch.setattr(write_behind, "drop_pages", drop)
+    return ranges
+
+
+def state():
+    """A state whose tensors are moved in every way: from memory, transposed, and tied."""
+    turned = chain_tensors((ArrayTensor(VALUES),), (Permute((1, 0)),))[0]
+    tensors = {
+        ("a", "kernel"): ArrayTensor(VALUES),
+        ("b", "kernel"): turned,
+        ("c", "bias"): ArrayTensor(np.arange(7, dtype=np.float32)),
+        ("d", "bias"): ArrayTensor(np.empty(0, np.float32)),
+    }
+    return FlatState(tensors, layout="flax")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "1MB"}, {"workers": 1, "max_ram": "1MB"}])
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("format", ["safetensors", "npz", "msgpack"])
+@pytest.mark.usefixtures("everything_is_large")
+def test_the_same_bytes_are_written(tmp_path, monkeypatch, dropped, format, verify, options):
+    if format == "npz" and "max_shard_size" in options:
+        pytest.skip("npz has no shards")
+    save_state(state(), tmp_path / "behind", format=format, verify=verify, **options)
+    assert bool(dropped) is (format != "npz" or not verify)
+    monkeypatch.setattr(write_behind, "machine_memory", lambda: 1 << 60)
+    dropped.clear()
+    save_state(state(), tmp_path / "usual", format=format, verify=verify, **options)
+    assert not dropped
+    assert contents(tmp_path / "behind") == contents(tmp_path / "usual")
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_each_byte_is_read_back_once_and_dropped(tmp_path, monkeypatch, dropped):
+    read = []
+    whole = write_behind.read_all
+    monkeypatch.setattr(
+        write_behind, "read_all", lambda fd, buffer, at: (read.append(len(buffer)), whole(fd, buffer, at))
+    )
+    again = []
+    monkeypatch.setattr(
+        "bridge_core.checkpoint.verification.checksum",
+        lambda tensor, *_: again.append(tensor.spec.nbytes) or 0,
+    )
+    save_state(state(), tmp_path / "a.safetensors", verify=True)
+    nbytes = state().nbytes
+    assert sum(read) == nbytes
+    assert again == []  # also not the empty tensor, which is no range at all
+    (ranges,) = dropped.values()
+    assert sum(length for _, length in ranges) == nbytes
+    assert len({offset for offset, _ in ranges}) == len(ranges) > 10
+    assert all(length <= 64 * KB for _, length in ranges)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_tensors_that_the_system_copies_are_compared_too(tmp_path, monkeypatch, workers):
+    save_state(state(), tmp_path / "a.safetensors")
+    options = {"to": "flax", "workers": workers, "allow_unclaimed": True, "accept_guesses": True}
+    report = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", **options)
+    assert report.verified
+    with open_state(tmp_path / "b.safetensors") as written:
+        for key, tensor in state().items():
+            np.testing.assert_array_equal(written[key], np.asarray(tensor))
+
+
+@pytest.mark.parametrize("which", ["first", "others"])
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_a_byte_that_is_not_what_was_written_is_found(tmp_path, monkeypatch, which):
+    waited = page_cache.finish_writeback
+    calls = []
+
+    def spoil(fd, offset, nbytes):
+        waited(fd, offset, nbytes)
+        calls.append(offset)
+        if (which == "first") is (len(calls) == 1) and nbytes > 100:
+            os.pwrite(fd, bytes([os.pread(fd, 1, offset + 99)[0] ^ 1]), offset + 99)
+
+    monkeypatch.setattr(write_behind, "finish_writeback", spoil)
+    with refused(VerificationError, "the values read back differ in"):
+        save_state(state(), tmp_path / "a.safetensors", verify=True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", [1, 15])
+@pytest.mark.parametrize("path", ["a.safetensors", "a/"])
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_a_write_that_fails_late_is_reported_and_leaves_nothing(tmp_path, monkeypatch, when, path):
+    calls = []
+
+    def fail(*_arguments):
+        calls.append(1)
+        if len(calls) == when:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(write_behind, "finish_writeback", fail)
+    before = len(os.listdir("/proc/self/fd"))
+    with refused(SystemFailure, "writing"):
+        save_state(state(), f"{tmp_path}/{path}", verify=True)
+    assert os.listdir(tmp_path) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_no_file_stays_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for path in ("a.safetensors", "a/"):
+        save_state(state(), f"{tmp_path}/{path}", format="safetensors", max_shard_size=None, verify=True)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_progress_counts_each_byte_twice_and_ends_at_the_total(tmp_path):
+    reports = []
+    save_state(state(), tmp_path / "a.safetensors", verify=True, progress=reports.append)
+    assert [report.done for report in reports] == sorted(report.done for report in reports)
+    assert reports[-1].done == reports[-1].total == 2 * state().nbytes
+    phases = [report.phase for report in reports]
+    assert phases == sorted(phases, reverse=True)  # "writing" first, then "verifying"
+
+
+def test_only_a_good_part_of_the_memory_is_large(monkeypatch):
+    monkeypatch.setattr(write_behind, "machine_memory", lambda: 8000)
+    assert (is_large(999), is_large(1000)) == (False, True)
+    monkeypatch.setattr(write_behind, "can_drop_pages", lambda: False)
+    assert not is_large(1000)
+
+
+def test_a_sum_is_of_exactly_the_bytes_of_a_tensor(tmp_path):
+    path = tmp_path / "a"
+    data = bytes(range(256)) * 8
+    path.write_bytes(data)
+    behind = WriteBehind(reads_back=True)
+    fd = syscalls.open_to_write(path)
+    for offset, nbytes in ((0, 100), (100, 300), (400, 50), (600, 20)):
+        behind.add(path, fd, ("w",), offset, nbytes)
+    os.close(fd)
+    behind.finish()
+    with SourceFile(path) as file:
+
+        def sum_of(offset, nbytes, **options):
+            spec = TensorSpec((nbytes,), np.dtype("u1"))
+            return behind.sum_of(FileTensor(file, offset, spec, **options))
+
+        assert sum_of(0, 450) == zlib.crc32(data[:450])
+        assert sum_of(100, 300) == zlib.crc32(data[100:400])
+        assert sum_of(600, 20) == zlib.crc32(data[600:620])
+        assert sum_of(0, 0) == 0
+        for offset, nbytes in ((0, 99), (0, 460), (50, 50), (599, 20), (600, 21), (2000, 4)):
+            assert sum_of(offset, nbytes) is None, (offset, nbytes)
+        assert sum_of(0, 100, big_endian=True) is None
+        assert behind.sum_of(ArrayTensor(np.zeros(100, "u1"))) is None
+        behind.forget()
+        assert sum_of(0, 100) is None
+    other = tmp_path / "b"
+    other.write_bytes(data)
+    with SourceFile(other) as file:
+        assert behind.sum_of(FileTensor(file, 0, TensorSpec((100,), np.dtype("u1")))) is None
+
+
+def contents(path):
+    """Return the bytes of a file or of the files of a folder."""
+    return {p.name: p.read_bytes() for p in path.iterdir()} if path.is_dir() else path.read_bytes()
