@@ -37,6 +37,7 @@ from bridge_core.transfer.memory_order import is_remote
 from bridge_core.transfer.remote_reading import announce_plans, sharing_memory
 from bridge_core.transfer.scatter import Packer, file_ranges, little_endian_bytes, scatter, scatter_box
 from bridge_core.transfer.scratch import Scratch, ScratchPool
+from bridge_core.transfer.source_pages import SourcePages
 from bridge_core.transfer.thread_pool import run_jobs
 from bridge_core.transfer.write_behind import RUN, WriteBehind
 
@@ -161,13 +162,15 @@ class FileTarget:
                         with OverflowCount() as overflow:
                             sums.extend(self._write(fd, part, scratch, summed=summed))
                         self._note_overflow(part.plan.key, overflow)
-                if self._behind is None:
-                    for extent in (extent for plan in job.ends for extent in plan.extents):
+                for plan in job.ends:
+                    pages.done(plan)
+                    for extent in plan.extents if self._behind is None else ():
                         start_writeback(fd, extent.offset, extent.nbytes)
                 return sums
 
             jobs = self._jobs(plans, image.size)
             large = Allowance(budget.block, budget.threads)
+            pages = SourcePages(plans if self._behind is not None else ())
             sums = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
             seeded = self._checksums(fd, jobs, list(itertools.chain(*sums))) if summed else {}
             if image.finish is not None:

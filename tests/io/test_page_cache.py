@@ -1,4 +1,4 @@
-"""The page cache: ranges reach the disk and leave memory, and nothing happens where a system cannot do that."""
+"""The page cache: ranges reach the disk and leave memory, or nothing happens."""
 
 from __future__ import annotations
 
