@@ -112,22 +112,21 @@ class WriteBehind:
             self._finish_down_to(_WINDOW)
 
     def finish(self) -> None:
-        """Finish all ranges, and close the files; the checksums stay.
+        """Finish all ranges.
 
         Raises:
             SystemFailure: Writing or reading failed.
         """
-        try:
-            self._finish_down_to(0)
-        finally:
-            self._close()
+        self._finish_down_to(0)
 
     def forget(self) -> None:
-        """Forget everything, and close the files."""
+        """Forget all ranges and checksums, and close the files: their names and numbers may be used again."""
         self._waiting.clear()
         self._nbytes = 0
         self._sums.clear()
-        self._close()
+        files, self._files = self._files, {}
+        for file in files.values():
+            os.close(file.fd)
 
     def sum_of(self, tensor: Tensor) -> int | None:
         """Return the CRC-32 of the bytes of a tensor that was opened, as they were read back.
@@ -176,11 +175,6 @@ class WriteBehind:
         drop_pages(fd, run.offset, run.nbytes)
         if self.reads_back:
             self._report(run.nbytes, run.key)
-
-    def _close(self) -> None:
-        files, self._files = self._files, {}
-        for file in files.values():
-            os.close(file.fd)
 
 
 def _sum(fd: int, run: _Range) -> int:

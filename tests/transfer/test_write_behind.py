@@ -13,6 +13,7 @@ from support.errors import refused
 
 from bridge_core import (
     FlatState,
+    StateMetadata,
     SystemFailure,
     VerificationError,
     convert,
@@ -25,7 +26,8 @@ from bridge_core.ops.chain import chain_tensors
 from bridge_core.ops.shape import Permute
 from bridge_core.ops.split_concat import Split
 from bridge_core.state.tensors import ArrayTensor, FileTensor, TensorSpec
-from bridge_core.transfer import source_pages, write_behind
+from bridge_core.transfer import file_writer, source_pages, write_behind
+from bridge_core.transfer.progress import Meter
 from bridge_core.transfer.write_behind import WriteBehind, is_large
 
 KB = 1 << 10
@@ -109,6 +111,56 @@ def test_each_byte_is_read_back_once_and_dropped(tmp_path, monkeypatch, dropped)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.usefixtures("everything_is_large")
+def test_a_tensor_that_is_written_out_of_order_follows_when_it_is_complete(
+    tmp_path, monkeypatch, dropped, workers, verify
+):
+    monkeypatch.setattr("bridge_core.checkpoint.verification.checksum", None)  # not called
+    path = tmp_path / "a.safetensors"
+    wide = np.random.default_rng(3).integers(0, 1 << 16, (1200, 900), np.uint16)
+    save_state(FlatState({"w": wide}, layout="torch"), path)
+    boxes = []
+    scatter_box = file_writer.scatter_box
+    monkeypatch.setattr(
+        file_writer,
+        "scatter_box",
+        lambda fd, block, *rest: (boxes.append(block), scatter_box(fd, block, *rest)),
+    )
+    dropped.clear()
+    with open_state(path) as source:
+        turned = chain_tensors((source.tensor(("w",)),), (Permute((1, 0)),))[0]
+        out = tmp_path / "b.safetensors"
+        save_state(FlatState({"w": turned}), out, verify=verify, workers=workers, max_ram="1MB")
+    assert len(boxes) > 1
+    (ranges,) = dropped.values()
+    assert sum(nbytes for _, nbytes in ranges) == wide.nbytes
+    with open_state(out) as written:
+        np.testing.assert_array_equal(written["w"], wide.T)
+
+
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_no_more_than_a_window_is_on_its_way(tmp_path, monkeypatch):
+    ahead = []
+    on_the_way = 0
+
+    def start(_fd, _offset, nbytes):
+        nonlocal on_the_way
+        on_the_way += nbytes
+        ahead.append(on_the_way)
+
+    def finish(_fd, _offset, nbytes):
+        nonlocal on_the_way
+        on_the_way -= nbytes
+
+    monkeypatch.setattr(write_behind, "start_writeback", start)
+    monkeypatch.setattr(write_behind, "finish_writeback", finish)
+    save_state(state(), f"{tmp_path}/a/", format="safetensors", max_shard_size="1MB", workers=1)
+    assert 128 * KB < max(ahead) <= 128 * KB + 64 * KB
+    assert on_the_way == 0
+
+
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.usefixtures("everything_is_large", "dropped")
 def test_tensors_that_the_system_copies_are_compared_too(tmp_path, monkeypatch, workers):
     save_state(state(), tmp_path / "a.safetensors")
@@ -168,11 +220,20 @@ def test_no_file_stays_open(tmp_path):
 
 
 @pytest.mark.usefixtures("everything_is_large", "dropped")
-def test_progress_counts_each_byte_twice_and_ends_at_the_total(tmp_path):
+def test_progress_counts_each_byte_twice_and_ends_at_the_total(tmp_path, monkeypatch):
+    at_the_end = []
+    verified = Meter.verified
+    monkeypatch.setattr(
+        Meter, "verified", lambda self, *report: (at_the_end.append(report), verified(self, *report))
+    )
     reports = []
-    save_state(state(), tmp_path / "a.safetensors", verify=True, progress=reports.append)
+    metadata = StateMetadata(ties={("tied",): ("a", "kernel")})
+    tensors = {key: state().tensor(key) for key in state()}
+    tied = FlatState({**tensors, ("tied",): tensors["a", "kernel"]}, metadata=metadata)
+    save_state(tied, tmp_path / "a.safetensors", verify=True, progress=reports.append)
+    assert [report for report in at_the_end if report[0]] == [(VALUES.nbytes, ("tied",))]
     assert [report.done for report in reports] == sorted(report.done for report in reports)
-    assert reports[-1].done == reports[-1].total == 2 * state().nbytes
+    assert reports[-1].done == reports[-1].total == 2 * state().nbytes + VALUES.nbytes
     phases = [report.phase for report in reports]
     assert phases == sorted(phases, reverse=True)  # "writing" first, then "verifying"
 
