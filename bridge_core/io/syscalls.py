@@ -1,7 +1,7 @@
 """System calls that not every system or Python has, each with what is done where one is missing.
 
-Only this module and `page_cache` use what differs between Linux, macOS and Windows. What is missing is
-found out once, when they are imported.
+Only this module, `page_cache` and `machine` use what differs between Linux, macOS and Windows. What is
+missing is found out once, when they are imported.
 ``docs/security.md`` lists what each fallback promises less.
 """
 
@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,10 @@ __all__ = [
     "create_file",
     "exchange",
     "library_function",
-    "limit_process",
     "lock_path",
     "open_source",
     "open_to_write",
     "preadv",
-    "processors",
     "pwrite",
     "rename_new",
     "sync_file",
@@ -317,60 +315,3 @@ def lock_path(path: Path, *, exclusive: bool) -> int | None:
         os.close(fd)
         raise
     return fd
-
-
-# --- the machine
-
-_MMAP_THRESHOLD = -3
-"""The number of this parameter of glibc's ``mallopt``."""
-
-
-def processors() -> int:
-    """Return how many processors this process may use.
-
-    If the system has no such limit to ask for, it is the number of the machine's processors.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return count() or 1
-
-
-def limit_process(memory: int, seconds: int) -> None:
-    """Limit this process's address space, its processor time and, to nothing, its core dumps.
-
-    Nothing is limited where the system has no such limits (Windows), and a limit that the system refuses
-    (macOS: of the address space) is left out.
-
-    Args:
-        memory: Bytes.
-        seconds: Seconds of processor time.
-    """
-    try:
-        import resource
-    except ImportError:
-        return
-    limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0))
-    for what, most in limits:
-        hard = resource.getrlimit(what)[1]
-        if hard == resource.RLIM_INFINITY or hard > most:
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(what, (most, hard))
-
-
-def machine_memory() -> int:
-    """Return the bytes of the machine's memory; 2^50 where the system cannot be asked."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 50
-
-
-def return_freed_memory(nbytes: int) -> None:
-    """Let glibc give freed memory of at least so many bytes back to the system at once.
-
-    By itself glibc holds freed memory of up to 32 MiB. Nothing changes where the C library is another one.
-    """
-    call = library_function("mallopt")
-    if call is not None and library_function("gnu_get_libc_version") is not None:
-        call(_MMAP_THRESHOLD, ctypes.c_int(nbytes))

@@ -23,7 +23,7 @@ from bridge_core.io import (
     crc32_combine,
     drop_pages,
     finish_writeback,
-    machine_memory,
+    memory_limit,
     read_all,
     start_writeback,
     system_failures,
@@ -50,7 +50,7 @@ _PIECE = 1 << 20
 
 def is_large(nbytes: int) -> bool:
     """Return whether so many bytes should not stay in the page cache, and the system can drop them."""
-    return nbytes >= machine_memory() // _LARGE_SHARE and can_drop_pages()
+    return nbytes >= memory_limit() // _LARGE_SHARE and can_drop_pages()
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,7 +271,7 @@ def run(groups, *, like_windows=False):
         back.enter_context(absent_syscalls.remove(*groups))
         if like_windows:
             back.enter_context(absent_syscalls.like_windows())
-        from bridge_core.io import page_cache, syscalls
+        from bridge_core.io import machine, page_cache, syscalls
 
         used = {
             "positions": not syscalls._HAS_POSITIONS,
@@ -283,7 +283,7 @@ def run(groups, *, like_windows=False):
         }
         for group, is_used in used.items():
             assert is_used is (group in groups), group
-        assert syscalls.processors() >= 1
+        assert machine.processors() >= 1
         for journey in JOURNEYS:
             with tempfile.TemporaryDirectory() as place:
                 try:

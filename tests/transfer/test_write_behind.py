@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def everything_is_large(monkeypatch):
     """Let small files be treated as large ones, in small ranges."""
-    monkeypatch.setattr(write_behind, "machine_memory", lambda: 1)
+    monkeypatch.setattr(write_behind, "memory_limit", lambda: 1)
     monkeypatch.setattr(write_behind, "RUN", 64 * KB)
     monkeypatch.setattr("bridge_core.transfer.file_writer.RUN", 64 * KB)
     monkeypatch.setattr(write_behind, "_WINDOW", 128 * KB)
@@ -81,7 +81,7 @@ def test_the_same_bytes_are_written(tmp_path, monkeypatch, dropped, format, veri
         pytest.skip("npz has no shards")
     save_state(state(), tmp_path / "behind", format=format, verify=verify, **options)
     assert bool(dropped) is (format != "npz" or not verify)
-    monkeypatch.setattr(write_behind, "machine_memory", lambda: 1 << 60)
+    monkeypatch.setattr(write_behind, "memory_limit", lambda: 1 << 60)
     dropped.clear()
     save_state(state(), tmp_path / "usual", format=format, verify=verify, **options)
     assert not dropped
@@ -161,12 +161,15 @@ def test_no_more_than_a_window_is_on_its_way(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.usefixtures("everything_is_large", "dropped")
-def test_tensors_that_the_system_copies_are_compared_too(tmp_path, monkeypatch, workers):
+@pytest.mark.usefixtures("everything_is_large")
+def test_tensors_that_the_system_copies_are_compared_too(tmp_path, monkeypatch, dropped, workers):
     save_state(state(), tmp_path / "a.safetensors")
+    dropped.clear()
+    monkeypatch.setattr("bridge_core.checkpoint.verification.checksum", None)  # not called
     options = {"to": "flax", "workers": workers, "allow_unclaimed": True, "accept_guesses": True}
     report = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", **options)
     assert report.verified
+    assert sum(nbytes for ranges in dropped.values() for _, nbytes in ranges) == state().nbytes
     with open_state(tmp_path / "b.safetensors") as written:
         for key, tensor in state().items():
             np.testing.assert_array_equal(written[key], np.asarray(tensor))
@@ -288,7 +291,7 @@ def test_the_source_of_a_small_file_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_only_a_good_part_of_the_memory_is_large(monkeypatch):
-    monkeypatch.setattr(write_behind, "machine_memory", lambda: 8000)
+    monkeypatch.setattr(write_behind, "memory_limit", lambda: 8000)
     assert (is_large(999), is_large(1000)) == (False, True)
     monkeypatch.setattr(write_behind, "can_drop_pages", lambda: False)
     assert not is_large(1000)
