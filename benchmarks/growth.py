@@ -11,10 +11,12 @@ printed too, which is the most that a copy can reach.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import cold
@@ -95,6 +97,26 @@ def memcpy_rate() -> float:
     return _MEMCPY / min(seconds)
 
 
+def marginal_table(sizes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return as text what each further GB costs: seconds from one size to the next, by the medians.
+
+    A fixed cost is in none of them. A cost that grows with the size shows as numbers that grow to the right.
+    """
+    columns = list(sizes.values())
+    names = list(columns[0]["runs"])
+    rows = []
+    for name in names:
+        seconds = [measure.median(run["seconds"] for run in size["runs"][name]) for size in columns]
+        gigabytes = [size["bytes"] / 1e9 for size in columns]
+        steps = zip(itertools.pairwise(seconds), itertools.pairwise(gigabytes), strict=True)
+        rates = [
+            (after - before) / (more - less) if more > less else 0 for (before, after), (less, more) in steps
+        ]
+        rows.append((name, f"{seconds[0]:.2f}", *(f"{rate:.2f}" for rate in rates)))
+    first, *others = sizes
+    return measure.text_table(("", f"s at {first}", *(f"s/GB to {size}" for size in others)), rows)
+
+
 def main() -> None:
     parser = measure.parser(__doc__, repeats=3, sizes=["250MB", "500MB", "1GB", "2GB", "4GB", "8GB"])
     names = list(_CONVERSIONS)
@@ -110,7 +132,7 @@ def main() -> None:
     facts = measure.machine(arguments.work)
     idle = measure.idle_peak()
     memcpy = memcpy_rate() if facts["file_system"] == "tmpfs" else None
-    sizes: dict[str, dict[str, object]] = {}
+    sizes: dict[str, dict[str, Any]] = {}
     for size in arguments.sizes:
         free = shutil.disk_usage(arguments.work).free
         if free < 2.5 * parse_size(size):
@@ -136,6 +158,9 @@ def main() -> None:
         sizes[size] = {"bytes": contest.nbytes, "cached_before": contest.cached_before, "runs": runs}
         if not arguments.keep:
             contest.remove()
+    if len(sizes) > 1:
+        print("\nwhat each further GB costs")
+        print(marginal_table(sizes))
     document = {
         "baseline": BASELINE,
         "cold": arguments.cold,
