@@ -44,7 +44,7 @@ class RemotePath:
 
     @classmethod
     def pinned(cls, system: FileSystem, url: str) -> RemotePath:
-        """Return the path of a URL, with a commit in place of a branch where the system has commits.
+        """Return the path of a URL, with a commit in place of a branch if there are commits.
 
         Raises:
             SourceNotFound: There is no such thing to pin.
@@ -149,7 +149,7 @@ class RemotePath:
         return self._seen.names(self.url)
 
     def ask_for(self, names: Iterable[str]) -> None:
-        """Ask the server for several entries of the folder at the same time, which later calls look up.
+        """Ask the server for several entries of the folder at the same time, for later calls.
 
         Raises:
             RemoteFailure: The server does not answer for one of them.

@@ -29,7 +29,7 @@ _HINT = "Check the connection and the server, then run the same command again."
 
 
 def repeated(request: Callable[[], T], doing: str, path: str, *, ended: threading.Event | None = None) -> T:
-    """Return what a request returns; one that fails for a time is repeated with growing pauses.
+    """Return what a request returns; it is repeated, with growing pauses, if it may succeed.
 
     Args:
         request: Makes the request once; it raises `RemoteFailure` with ``is_temporary`` if another try may
