@@ -65,7 +65,7 @@ def machine_memory() -> int:
 
 
 def memory_limit() -> int:
-    """Return the bytes of memory that this process and its files may take, page cache included.
+    """Return the bytes of memory that this process and the page cache of its files may take.
 
     It is the least of the machine's memory and the limits of its control groups, such as a container's; where
     there are none (macOS, Windows), the machine's memory.

@@ -36,7 +36,7 @@ def prefetch(fd: int, offset: int, nbytes: int) -> None:
 
 
 def can_drop_pages() -> bool:
-    """Return whether the system can write a range to the disk and take it out of the page cache (Linux)."""
+    """Return whether a range can be written to the disk and leave the page cache (Linux)."""
     return _fadvise is not None and library_function("sync_file_range") is not None
 
 

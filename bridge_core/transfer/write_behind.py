@@ -49,7 +49,7 @@ _PIECE = 1 << 20
 
 
 def is_large(nbytes: int) -> bool:
-    """Return whether so many bytes should not stay in the page cache, and the system can drop them."""
+    """Return whether so many bytes should leave the page cache, and the system can drop them."""
     return nbytes >= memory_limit() // _LARGE_SHARE and can_drop_pages()
 
 
@@ -71,7 +71,9 @@ class _Range:
 
 
 class WriteBehind:
-    """Ranges of files on their way to the disk. Used by all threads that write, for any number of files.
+    """Ranges of files on their way to the disk.
+
+    Used by all threads that write, for any number of files.
 
     Args:
         reads_back: Whether each range is read again, and its checksum stored, before it is dropped.
@@ -120,7 +122,7 @@ class WriteBehind:
         self._finish_down_to(0)
 
     def forget(self) -> None:
-        """Forget all ranges and checksums, and close the files: their names and numbers may be used again."""
+        """Forget all ranges and checksums, and close the files, whose identities may be used again."""
         self._waiting.clear()
         self._nbytes = 0
         self._sums.clear()
