@@ -14,7 +14,15 @@ from bridge_core.formats import Format
 from bridge_core.io import Location, system_failures
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
-from bridge_core.transfer import FileTarget, Meter, ScratchPool, WriteBehind, is_large, kernel_for
+from bridge_core.transfer import (
+    FileTarget,
+    Meter,
+    ScratchPool,
+    WriteBehind,
+    is_large,
+    is_worth_reading_behind,
+    kernel_for,
+)
 
 __all__ = ["FileWriter"]
 
@@ -54,8 +62,11 @@ class FileWriter:
         # An upload reads the files again. A plugin's format may change a file after it was filled, so that it
         # has to be compared at the end.
         is_read_again = uploads or (options.verify and self._foreign is not None)
-        if is_large(state.nbytes) and not is_read_again:
-            self._behind = WriteBehind(reads_back=options.verify, report=self.meter.verified_behind)
+        drops = is_large(state.nbytes)
+        reads_back = options.verify and is_worth_reading_behind(state.nbytes)
+        if (drops or reads_back) and not is_read_again:
+            report = self.meter.verified_behind
+            self._behind = WriteBehind(reads_back=options.verify, drops=drops, report=report)
 
     @functools.cached_property
     def _pool(self) -> ScratchPool:

@@ -170,7 +170,7 @@ class FileTarget:
 
             jobs = self._jobs(plans, image.size)
             large = Allowance(budget.block, budget.threads)
-            pages = SourcePages(plans if self._behind is not None else ())
+            pages = SourcePages(plans if self._behind is not None and self._behind.drops else ())
             sums = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
             seeded = self._checksums(fd, jobs, list(itertools.chain(*sums))) if summed else {}
             if image.finish is not None:

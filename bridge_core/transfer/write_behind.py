@@ -1,10 +1,12 @@
-"""Large files go to the disk while they are written, and leave the page cache behind.
+"""Ranges go to the disk, are read back and leave the page cache while others are written.
 
 What is written stays in memory until the system writes it to the disk. A file that is a good part of the
 memory costs more per byte than a small one: the system has to find memory for it, takes it from files that
 are in use, and at last makes the writer wait. So what was written some time ago is waited for and dropped
-from the page cache, and its memory serves what is written next. Values that are to be compared are read
-back just before that, since afterwards they would have to come from the disk again.
+from the page cache, and its memory serves what is written next.
+
+Values that are to be compared are read back just before that, since afterwards they would have to come from
+the disk again; of smaller files too, where the processors would otherwise wait for the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from bridge_core.io import (
 )
 from bridge_core.state import FileTensor, Key, Tensor
 
-__all__ = ["RUN", "WriteBehind", "is_large"]
+__all__ = ["RUN", "WriteBehind", "is_large", "is_worth_reading_behind"]
 
 RUN = 32 << 20
 """Bytes that are waited for, read back and dropped at once."""
@@ -44,8 +46,16 @@ Chosen with ``benchmarks/growth.py``.
 _LARGE_SHARE = 8
 """A checkpoint is large from this part of the memory on. The system begins to write at a tenth by itself."""
 
+_LEAST = 64 << 20
+"""Bytes of a checkpoint from which on reading back while the disk writes saves time."""
+
 _PIECE = 1 << 20
 """Bytes that are read back at once, and summed while they are in the processor's cache."""
+
+
+def is_worth_reading_behind(nbytes: int) -> bool:
+    """Return whether so many bytes should be read back while others are written."""
+    return nbytes >= _LEAST and can_drop_pages()
 
 
 def is_large(nbytes: int) -> bool:
@@ -76,12 +86,16 @@ class WriteBehind:
     Used by all threads that write, for any number of files.
 
     Args:
-        reads_back: Whether each range is read again, and its checksum stored, before it is dropped.
+        reads_back: Whether each range is read again after it was written to the disk, and summed.
+        drops: Whether each range is taken out of the page cache then.
         report: Called with (bytes, key) from any thread after a range was read again; None for no reports.
     """
 
-    def __init__(self, *, reads_back: bool, report: Callable[[int, Key], None] | None = None) -> None:
+    def __init__(
+        self, *, reads_back: bool, drops: bool, report: Callable[[int, Key], None] | None = None
+    ) -> None:
         self.reads_back = reads_back
+        self.drops = drops
         self._report = report or (lambda _bytes, _key: None)
         self._files: dict[tuple[int, int], _File] = {}
         self._waiting: deque[_Range] = deque()
@@ -174,7 +188,8 @@ class WriteBehind:
                 crc = _sum(fd, run)
                 with self._lock:
                     self._sums.setdefault(run.file.identity, {})[run.offset] = (run.nbytes, crc)
-        drop_pages(fd, run.offset, run.nbytes)
+        if self.drops:
+            drop_pages(fd, run.offset, run.nbytes)
         if self.reads_back:
             self._report(run.nbytes, run.key)
 

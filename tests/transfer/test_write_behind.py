@@ -290,6 +290,29 @@ def test_the_source_of_a_small_file_is_left_alone(tmp_path, monkeypatch):
     assert cache.dropped == []
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_smaller_file_is_read_back_while_others_are_written_and_stays_cached(
+    tmp_path, monkeypatch, dropped, verify
+):
+    path = tmp_path / "a.safetensors"
+    save_state(state(), path)
+    cache = Cache(path)
+    monkeypatch.setattr(source_pages, "drop_pages", cache.drop_pages)
+    monkeypatch.setattr(write_behind, "_LEAST", state().nbytes)
+    waited = []
+    monkeypatch.setattr(write_behind, "finish_writeback", lambda *run: waited.append(run[2]))
+    if verify:
+        monkeypatch.setattr("bridge_core.checkpoint.verification.checksum", None)  # not called
+    with open_state(path) as source:
+        save_state(source, tmp_path / "b.safetensors", verify=verify)
+    assert sum(waited) == (state().nbytes if verify else 0)
+    assert not dropped
+    assert not cache.dropped
+    monkeypatch.undo()
+    with open_state(tmp_path / "b.safetensors") as written:
+        np.testing.assert_array_equal(written["b.kernel"], VALUES.T)
+
+
 def test_only_a_good_part_of_the_memory_is_large(monkeypatch):
     monkeypatch.setattr(write_behind, "memory_limit", lambda: 8000)
     assert (is_large(999), is_large(1000)) == (False, True)
@@ -301,7 +324,7 @@ def test_a_sum_is_of_exactly_the_bytes_of_a_tensor(tmp_path):
     path = tmp_path / "a"
     data = bytes(range(256)) * 8
     path.write_bytes(data)
-    behind = WriteBehind(reads_back=True)
+    behind = WriteBehind(reads_back=True, drops=True)
     fd = syscalls.open_to_write(path)
     for offset, nbytes in ((0, 100), (100, 300), (400, 50), (600, 20)):
         behind.add(path, fd, ("w",), offset, nbytes)
