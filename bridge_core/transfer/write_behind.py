@@ -40,7 +40,7 @@ RUN = 32 << 20
 _WINDOW = 256 << 20
 """Bytes that may be on their way to the disk before a writer waits for the oldest.
 
-Chosen with ``benchmarks/growth.py``.
+It is enough for a disk to be busy all the time, and little enough for the memory to serve again soon.
 """
 
 _LARGE_SHARE = 8
