@@ -144,6 +144,12 @@ class WriteBehind:
         for file in files.values():
             os.close(file.fd)
 
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        """Close the files if an error came between writing and checking."""
+        for file in self._files.values():
+            _close(file.fd)
+        self._files = {}
+
     def sum_of(self, tensor: Tensor) -> int | None:
         """Return the CRC-32 of the bytes of a tensor that was opened, as they were read back.
 

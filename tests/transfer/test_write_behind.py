@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import zlib
 from pathlib import Path
@@ -212,6 +213,20 @@ def test_a_write_that_fails_late_is_reported_and_leaves_nothing(tmp_path, monkey
         save_state(state(), f"{tmp_path}/{path}", verify=True)
     assert list(tmp_path.iterdir()) == []
     assert open_files() == before
+
+
+@pytest.mark.usefixtures("everything_is_large", "dropped")
+def test_no_file_stays_open_after_a_failed_sync(tmp_path, monkeypatch):
+    def fail(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("bridge_core.io.atomic_write.sync_file", fail)
+    before = open_files()
+    with refused(SystemFailure, "writing"):
+        save_state(state(), tmp_path / "a.safetensors", verify=True)
+    gc.collect()
+    assert open_files() == before
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("everything_is_large", "dropped")
