@@ -52,9 +52,11 @@ def repeated(request: Callable[[], T], doing: str, path: str, *, ended: threadin
             failure.path = failure.path or path
             raise failure from None
         pause = _pause(number, failure.retry_after)
-        if number == _TRIES or paused + pause > _ALL_PAUSES or ended.is_set():
+        if number == _TRIES or paused + pause > _ALL_PAUSES:
             break
         sleep(pause, ended)
+        if ended.is_set():
+            break
         paused += pause
     tried = f"{count(number, 'time')} in {time.monotonic() - started:.0f} s"
     raise RemoteFailure(
