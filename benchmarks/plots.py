@@ -235,6 +235,28 @@ def _plan_time(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _growth(plt: Any, document: Mapping[str, Any]) -> Any:
+    figure, axes = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
+    sizes = list(document["sizes"].values())
+    for name in sizes[0]["runs"]:
+        ratios = [
+            _median_seconds(size["runs"][name]) / _median_seconds(size["runs"][document["baseline"]])
+            for size in sizes
+        ]
+        style = {"color": _BASE, "linestyle": "--"} if name == document["baseline"] else {}
+        axes.plot(
+            [size["bytes"] / 1e9 for size in sizes], ratios, marker="o", markersize=3, label=name, **style
+        )
+    axes.set(xscale="log", xlabel="GB", ylim=(0, None))
+    axes.set_title(f"Time of a conversion, in multiples of {document['baseline']}")
+    axes.legend()
+    return figure
+
+
+def _median_seconds(runs: Sequence[Mapping[str, Any]]) -> float:
+    return median(run["seconds"] for run in runs)
+
+
 def _rules_plan(plt: Any, document: Mapping[str, Any]) -> Any:
     rows = document["rows"]
     figure, axes = plt.subplots(figsize=(5.2, 0.3 * len(rows) + 0.5), layout="constrained")
@@ -303,6 +325,7 @@ def _import_time(plt: Any, document: Mapping[str, Any]) -> Any:
 _DRAWN = {
     "file_to_file": _file_to_file,
     "from_pretrained": _from_pretrained,
+    "growth": _growth,
     "load": _load,
     "memory": _memory,
     "remote": _remote,

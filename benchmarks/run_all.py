@@ -30,6 +30,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
         jobs = [
             ("file-to-file-100MB", sized, ["--sizes", "100MB", "--shard", "40MB", "--repeats", "1", *torch]),
             ("memory", "memory.py", ["--sizes", "50MB", "100MB", "200MB"]),
+            ("growth", "growth.py", ["--sizes", "50MB", "100MB", "--repeats", "1"]),
             ("stacking", "stacking.py", ["--layers", "2", "4", "8", "--repeats", "1"]),
             ("load", "load.py", ["--sizes", "100MB", "--repeats", "1"]),
             ("remote", "remote.py", ["--sizes", "100MB", "--repeats", "1"]),
@@ -76,6 +77,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("work", "work.py", ["--repeats", "3"]),
             ("stacking", "stacking.py", []),
             ("file-to-file-8GB", sized, ["--sizes", "8GB", *eight, "--only", *main]),
+            ("growth", "growth.py", ["--seconds", "150"]),
         ]
     needs = {
         "match.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bridge_core.checkpoint.verification import check_written
@@ -13,7 +14,15 @@ from bridge_core.formats import Format
 from bridge_core.io import Location, system_failures
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
-from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
+from bridge_core.transfer import (
+    FileTarget,
+    Meter,
+    ScratchPool,
+    WriteBehind,
+    is_large,
+    is_worth_reading_behind,
+    kernel_for,
+)
 
 __all__ = ["FileWriter"]
 
@@ -49,6 +58,15 @@ class FileWriter:
         self.meter = Meter(state, options.progress, verify=options.verify, uploads=uploads)
         self.overflows: dict[Key, int] = {}
         self._foreign = registry.foreign_plugin("formats", used.name)
+        self._behind: WriteBehind | None = None
+        # An upload reads the files again. A plugin's format may change a file after it was filled, so that it
+        # has to be compared at the end.
+        is_read_again = uploads or (options.verify and self._foreign is not None)
+        drops = is_large(state.nbytes)
+        reads_back = options.verify and is_worth_reading_behind(state.nbytes)
+        if (drops or reads_back) and not is_read_again:
+            report = self.meter.verified_behind
+            self._behind = WriteBehind(reads_back=options.verify, drops=drops, report=report)
 
     @functools.cached_property
     def _pool(self) -> ScratchPool:
@@ -64,14 +82,33 @@ class FileWriter:
             destination: What errors of plugins call it.
         """
         options = self.options
-        target = FileTarget(path, options.budget, self.meter.add, sums=options.verify, pool=self._pool)
+        target = FileTarget(
+            path,
+            options.budget,
+            self.meter.add,
+            sums=options.verify,
+            pool=self._pool,
+            behind=self._behind,
+        )
         plugins = self.registry.foreign_failures("formats", self.format.name, f"write {destination}")
-        with plugins, system_failures(path, "writing"):
+        with plugins, system_failures(path, "writing"), self._forgetting(on_success=False):
             self.format.write(state, target)
             if self._foreign is not None and (path.is_symlink() or not path.is_file()):
                 raise TypeError("the file that it should write is gone, or is no longer a plain file")
         self.overflows.update(target.overflows)
         return target.checksums
+
+    @contextlib.contextmanager
+    def _forgetting(self, *, on_success: bool) -> Iterator[None]:
+        """Forget which files are on their way to the disk, after an error or in any case."""
+        try:
+            yield
+        except BaseException:
+            on_success = True
+            raise
+        finally:
+            if on_success and self._behind is not None:
+                self._behind.forget()
 
     def check(self, state: FlatState, path: Path, sums: Mapping[Key, int]) -> Mapping[Key, int]:
         """Read a file back and compare it; with verification also its values.
@@ -89,15 +126,19 @@ class FileWriter:
             IntegrityError: The source changed since it was opened.
         """
         try:
-            read = check_written(
-                path,
-                state,
-                self.format,
-                registry=self.registry,
-                checksums=sums if self.options.verify else None,
-                budget=self.options.budget,
-                report=self.meter.verified,
-            )
+            with self._forgetting(on_success=True):
+                if self._behind is not None:
+                    self._behind.finish()
+                read = check_written(
+                    path,
+                    state,
+                    self.format,
+                    registry=self.registry,
+                    checksums=sums if self.options.verify else None,
+                    budget=self.options.budget,
+                    report=self.meter.verified,
+                    read_back=None if self._behind is None else self._behind.sum_of,
+                )
         except VerificationError as err:
             if self._foreign is not None and self._foreign.way_without:
                 way = self._foreign.way_without

@@ -54,6 +54,7 @@ def check_written(
     budget: Budget | None = None,
     report: Callable[[int, Key], None] | None = None,
     open_written: Callable[[], FlatState] | None = None,
+    read_back: Callable[[Tensor], int | None] | None = None,
 ) -> Mapping[Key, int]:
     """Open what was written, and check that it holds the state.
 
@@ -67,6 +68,8 @@ def check_written(
         budget: Threads and memory; None for the defaults.
         report: Called with (bytes, key) from any thread as values are compared.
         open_written: Opens what was written; None to open it as a file.
+        read_back: Returns the CRC-32 of a tensor's bytes if they were read back and reported before, and else
+            None; None if nothing was read back.
 
     Returns:
         Key -> CRC-32 of each tensor as it was read back; nothing if no values were compared.
@@ -84,7 +87,7 @@ def check_written(
                 _compare_ties(written, state, path)
             if checksums is None:
                 return {}
-            return _compare_values(written, state, checksums, budget, path, report)
+            return _compare_values(written, state, checksums, budget, path, report, read_back)
     except (ConversionError, SystemFailure, LimitExceeded):
         raise
     except BridgeError as err:
@@ -140,6 +143,7 @@ def _compare_values(
     budget: Budget,
     path: Path,
     report: Callable[[int, Key], None] | None,
+    read_back: Callable[[Tensor], int | None] | None,
 ) -> Mapping[Key, int]:
     stop = threading.Event()
     ties = Ties.aliases(state)
@@ -150,8 +154,9 @@ def _compare_values(
             expected = checksums.get(ties.root(key))
         if expected is None:
             expected = checksum(state.tensor(key), budget, stop)
-        actual = checksum(written.tensor(key), budget, stop)
-        if report is not None:
+        before = None if read_back is None else read_back(written.tensor(key))
+        actual = checksum(written.tensor(key), budget, stop) if before is None else before
+        if report is not None and (before is None or ties.root(key) != key):
             report(state.spec(key).nbytes, key)
         return actual != expected, actual
 

@@ -40,6 +40,20 @@ if TYPE_CHECKING:
         shown_path as shown_path,
         size_of as size_of,
     )
+    from bridge_core.io.machine import (
+        limit_process as limit_process,
+        machine_memory as machine_memory,
+        memory_limit as memory_limit,
+        processors as processors,
+        return_freed_memory as return_freed_memory,
+    )
+    from bridge_core.io.page_cache import (
+        cached_nbytes as cached_nbytes,
+        can_drop_pages as can_drop_pages,
+        drop_pages as drop_pages,
+        finish_writeback as finish_writeback,
+        start_writeback as start_writeback,
+    )
     from bridge_core.io.range_parts import JOINED_GAP as JOINED_GAP
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
     from bridge_core.io.remote_folder import folder_at as folder_at
@@ -55,12 +69,7 @@ if TYPE_CHECKING:
     from bridge_core.io.syscalls import (
         allocate as allocate,
         create_file as create_file,
-        limit_process as limit_process,
-        machine_memory as machine_memory,
         open_to_write as open_to_write,
-        processors as processors,
-        return_freed_memory as return_freed_memory,
-        start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
     from bridge_core.io.temporaries import scratch_folder as scratch_folder, sweep as sweep
@@ -90,6 +99,8 @@ else:
             "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
             "location": "Location exists_beside is_location names_beside open_listed open_location "
             "shown_path size_of",
+            "machine": "limit_process machine_memory memory_limit processors return_freed_memory",
+            "page_cache": "cached_nbytes can_drop_pages drop_pages finish_writeback start_writeback",
             "range_parts": "JOINED_GAP",
             "remote_file": "RemoteFile",
             "remote_folder": "folder_at",
@@ -98,8 +109,7 @@ else:
             "source_file": "SourceFile is_plain_name nearest_file",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
-            "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
-            "return_freed_memory start_writeback",
+            "syscalls": "allocate create_file open_to_write",
             "system_errors": "system_failures",
             "temporaries": "scratch_folder sweep",
             "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",

@@ -29,7 +29,7 @@ from bridge_core.errors import (
     UnsafeFile,
     UsageError,
 )
-from bridge_core.io import syscalls
+from bridge_core.io import page_cache, syscalls
 from bridge_core.io.byte_source import ByteSource
 from bridge_core.public import renamed
 
@@ -186,7 +186,7 @@ class SourceFile(ByteSource):
 
     def prefetch(self, offset: int, nbytes: int) -> None:
         """Announce that a range will be read soon."""
-        syscalls.prefetch(self.fd, offset, nbytes)
+        page_cache.prefetch(self.fd, offset, nbytes)
 
     def prefetch_header(self) -> None:
         """Announce that the header will be read next; for a file on this machine, do nothing."""

@@ -1,7 +1,7 @@
 """System calls that not every system or Python has, each with what is done where one is missing.
 
-No other module of the bridge uses what differs between Linux, macOS and Windows. What is missing is
-found out once, when this module is imported.
+Only this module, `page_cache` and `machine` use what differs between Linux, macOS and Windows. What is
+missing is found out once, when they are imported.
 ``docs/security.md`` lists what each fallback promises less.
 """
 
@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,19 @@ __all__ = [
     "copy_range",
     "create_file",
     "exchange",
-    "limit_process",
+    "library_function",
     "lock_path",
     "open_source",
     "open_to_write",
-    "prefetch",
     "preadv",
-    "processors",
     "pwrite",
     "rename_new",
-    "start_writeback",
     "sync_file",
     "sync_folder",
 ]
 
 _NO_REPLACE, _EXCHANGE = 1, 2
 _AT_FDCWD = -100
-_SYNC_FILE_RANGE_WRITE = 2
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 """Errors of systems and file systems that do not have a call or a flag of it."""
 
@@ -161,21 +157,11 @@ def copy_range(source: int, target: int, nbytes: int, offset: int, position: int
     return os.copy_file_range(source, target, nbytes, offset, position)
 
 
-_fadvise: Callable[..., None] | None = getattr(os, "posix_fadvise", None)
-
-
-def prefetch(fd: int, offset: int, nbytes: int) -> None:
-    """Announce that a range will be read soon; nothing happens where that is impossible (macOS, Windows)."""
-    if _fadvise is not None:
-        with contextlib.suppress(OSError):
-            _fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
-
-
 # --- calls that Python does not offer
 
 
 @functools.cache
-def _function(name: str) -> Any:
+def library_function(name: str) -> Any:
     """Return a function of Linux's C library whose offsets have 64 bits; None anywhere else."""
     if not sys.platform.startswith("linux") or sys.maxsize <= 2**32:
         return None
@@ -193,7 +179,7 @@ def allocate(fd: int, size: int) -> None:
     Raises:
         OSError: There is not enough room.
     """
-    call = _function("fallocate")
+    call = library_function("fallocate")
     # The C library's posix_fallocate would write to every block where the file system cannot do this.
     if size and call is not None:
         if call(fd, 0, ctypes.c_longlong(0), ctypes.c_longlong(size)) == 0:
@@ -204,21 +190,9 @@ def allocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def start_writeback(fd: int, offset: int, nbytes: int) -> None:
-    """Ask the system to begin writing a range to the disk.
-
-    The call does not wait, and the system may ignore it.
-
-    Without ``sync_file_range`` (macOS, Windows) nothing happens: the final sync has more to do.
-    """
-    call = _function("sync_file_range")
-    if call is not None and nbytes:
-        call(fd, ctypes.c_longlong(offset), ctypes.c_longlong(nbytes), _SYNC_FILE_RANGE_WRITE)
-
-
 def _rename_with(first: Path, second: Path, flags: int) -> bool:
     """Rename in one step with flags; return whether the system and the file system can."""
-    call = _function("renameat2")
+    call = library_function("renameat2")
     if call is None:
         return False
     if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flags) == 0:
@@ -341,60 +315,3 @@ def lock_path(path: Path, *, exclusive: bool) -> int | None:
         os.close(fd)
         raise
     return fd
-
-
-# --- the machine
-
-_MMAP_THRESHOLD = -3
-"""The number of this parameter of glibc's ``mallopt``."""
-
-
-def processors() -> int:
-    """Return how many processors this process may use.
-
-    If the system has no such limit to ask for, it is the number of the machine's processors.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return count() or 1
-
-
-def limit_process(memory: int, seconds: int) -> None:
-    """Limit this process's address space, its processor time and, to nothing, its core dumps.
-
-    Nothing is limited where the system has no such limits (Windows), and a limit that the system refuses
-    (macOS: of the address space) is left out.
-
-    Args:
-        memory: Bytes.
-        seconds: Seconds of processor time.
-    """
-    try:
-        import resource
-    except ImportError:
-        return
-    limits = ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0))
-    for what, most in limits:
-        hard = resource.getrlimit(what)[1]
-        if hard == resource.RLIM_INFINITY or hard > most:
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(what, (most, hard))
-
-
-def machine_memory() -> int:
-    """Return the bytes of the machine's memory; 2^50 where the system cannot be asked."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 50
-
-
-def return_freed_memory(nbytes: int) -> None:
-    """Let glibc give freed memory of at least so many bytes back to the system at once.
-
-    By itself glibc holds freed memory of up to 32 MiB. Nothing changes where the C library is another one.
-    """
-    call = _function("mallopt")
-    if call is not None and _function("gnu_get_libc_version") is not None:
-        call(_MMAP_THRESHOLD, ctypes.c_int(nbytes))

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from bridge_core.transfer.scratch import Scratch as Scratch, ScratchPool as ScratchPool
     from bridge_core.transfer.thread_pool import run_jobs as run_jobs
     from bridge_core.transfer.transpose import copy_into as copy_into, kernel_for as kernel_for
+    from bridge_core.transfer.write_behind import (
+        WriteBehind as WriteBehind,
+        is_large as is_large,
+        is_worth_reading_behind as is_worth_reading_behind,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -46,5 +51,6 @@ else:
             "scratch": "Scratch ScratchPool",
             "thread_pool": "run_jobs",
             "transpose": "copy_into kernel_for",
+            "write_behind": "WriteBehind is_large is_worth_reading_behind",
         },
     )

@@ -28,16 +28,18 @@ from bridge_core.io import (
     write_all,
 )
 from bridge_core.ops import OverflowCount
-from bridge_core.state import Array, FlatState, Key, Region, regions
+from bridge_core.state import Array, FileTensor, FlatState, Key, Region, regions
 from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
 from bridge_core.transfer.memory_order import is_remote
 from bridge_core.transfer.remote_reading import announce_plans, sharing_memory
-from bridge_core.transfer.scatter import Packer, little_endian_bytes, scatter, scatter_box
+from bridge_core.transfer.scatter import Packer, file_ranges, little_endian_bytes, scatter, scatter_box
 from bridge_core.transfer.scratch import Scratch, ScratchPool
+from bridge_core.transfer.source_pages import SourcePages
 from bridge_core.transfer.thread_pool import run_jobs
+from bridge_core.transfer.write_behind import RUN, WriteBehind
 
 __all__ = ["FileTarget"]
 
@@ -88,6 +90,7 @@ class FileTarget:
         report: Called with (bytes, key) from any thread after each write; None for no reports.
         sums: Whether to fill ``checksums``; a format that stores checksums needs them in any case.
         pool: Scratch memory that several targets use one after the other; None for an own one.
+        behind: Takes what was written to the disk and out of the page cache; None to leave it to the system.
     """
 
     def __init__(
@@ -98,8 +101,11 @@ class FileTarget:
         *,
         sums: bool = True,
         pool: ScratchPool | None = None,
+        behind: WriteBehind | None = None,
     ) -> None:
         self._path = path
+        self._behind = behind
+        self._unwritten: dict[Key, int] = {}
         self._sums = sums
         self._budget = budget
         self._report = report or (lambda _bytes, _key: None)
@@ -124,6 +130,8 @@ class FileTarget:
             SystemFailure: A write failed.
             OutOfMemory: The system has no memory for a block.
         """
+        if image.finish is not None and self._behind is not None and self._behind.reads_back:
+            self._behind = None  # the file has checksums of its own, for which all of it is read at the end
         with sharing_memory((state.tensor(key) for key in image.slots), self._budget) as budget:
             plans = self._plans(state, image, budget)
             announce_plans(plans)
@@ -154,12 +162,15 @@ class FileTarget:
                         with OverflowCount() as overflow:
                             sums.extend(self._write(fd, part, scratch, summed=summed))
                         self._note_overflow(part.plan.key, overflow)
-                for extent in (extent for plan in job.ends for extent in plan.extents):
-                    start_writeback(fd, extent.offset, extent.nbytes)
+                for plan in job.ends:
+                    pages.done(plan)
+                    for extent in plan.extents if self._behind is None else ():
+                        start_writeback(fd, extent.offset, extent.nbytes)
                 return sums
 
             jobs = self._jobs(plans, image.size)
             large = Allowance(budget.block, budget.threads)
+            pages = SourcePages(plans if self._behind is not None and self._behind.drops else ())
             sums = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
             seeded = self._checksums(fd, jobs, list(itertools.chain(*sums))) if summed else {}
             if image.finish is not None:
@@ -254,19 +265,24 @@ class FileTarget:
         plan = part.plan
         with about_tensor(plan.key):
             if self._copied(fd, plan):
+                if summed and self._behind is not None and plan.source is not None:
+                    # The source is read now, and not after everything was written, while it is cached.
+                    yield self._sum_source(plan, plan.source)
                 return
             packer = Packer(plan.elements_per_byte) if plan.elements_per_byte > 1 else None
-            crc = packed_crc = start = position = 0
+            crc = packed_crc = start = position = passed_on = 0
             for region, block in read_blocks(plan, scratch, part.blocks, self._stop):
                 if not plan.contiguous:
                     with system_failures(self._path, "writing"), self._write_lock:
                         scatter_box(fd, block, plan.tensor.spec.shape, region, plan.extents)
                     self._report(block.nbytes, plan.key)
+                    self._note_box(fd, plan, block.nbytes)
                     continue
                 if part.blocks is not None and (begin := _first_byte(plan, region)) != position:
                     if position > start and summed:
                         yield _Sum(plan, start, position - start, crc, crc)
-                    crc, start, position = 0, begin, begin
+                    self._pass_on(fd, plan, passed_on, position)
+                    crc, start, position, passed_on = 0, begin, begin, begin
                 data = little_endian_bytes(block)
                 for at in range(0, len(data), COPY_BLOCK):
                     piece = data[at : at + COPY_BLOCK]  # summed and written while it is in the cache
@@ -278,6 +294,10 @@ class FileTarget:
                         scatter(fd, piece, position, plan.extents)
                     position += len(piece)
                     self._report(len(piece), plan.key)
+                    if position - passed_on >= RUN:
+                        self._pass_on(fd, plan, passed_on, position)
+                        passed_on = position
+            self._pass_on(fd, plan, passed_on, position)
             if not summed or not (plan.contiguous or part.blocks is None):
                 return
             if not plan.contiguous:
@@ -301,7 +321,33 @@ class FileTarget:
                 if not copied:
                     return False
                 self._report(nbytes, plan.key)
+                self._pass_on(fd, plan, extent.start + start, extent.start + start + nbytes)
         return True
+
+    def _pass_on(self, fd: int, plan: BlockPlan, start: int, stop: int) -> None:
+        """Let a run of a tensor, written completely, go to the disk."""
+        if self._behind is not None:
+            for _, offset, nbytes in file_ranges(start, stop, plan.extents):
+                self._behind.add(self._path, fd, plan.key, offset, nbytes)
+
+    def _note_box(self, fd: int, plan: BlockPlan, nbytes: int) -> None:
+        """Let a tensor that is written in boxes go to the disk after the last one, whoever writes it."""
+        with self._write_lock:
+            left = self._unwritten.get(plan.key, plan.nbytes) - nbytes
+            self._unwritten[plan.key] = left
+        if left == 0:
+            self._pass_on(fd, plan, 0, plan.nbytes)
+
+    def _sum_source(self, plan: BlockPlan, source: FileTensor) -> _Sum:
+        crc = 0
+        buffer = memoryview(bytearray(min(COPY_BLOCK, plan.nbytes)))
+        for begin in range(0, plan.nbytes, COPY_BLOCK):
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            piece = buffer[: min(COPY_BLOCK, plan.nbytes - begin)]
+            source.file.read_into(source.offset + begin, piece)
+            crc = zlib.crc32(piece, crc)
+        return _Sum(plan, 0, plan.nbytes, crc, crc)
 
     def _checksums(self, fd: int, jobs: list[_Job], sums: list[_Sum]) -> dict[Key, int]:
         """Store the tensors' checksums; return those of the file's bytes, with their seeds."""

@@ -67,6 +67,10 @@ class Meter:
         """Count bytes that were read again."""
         self._count(nbytes, key, "verifying")
 
+    def verified_behind(self, nbytes: int, key: Key) -> None:
+        """Count bytes that were read again while others are still written."""
+        self._count(nbytes, key, "verifying", shown="writing")
+
     def uploaded(self, nbytes: int) -> None:
         """Count bytes that were uploaded."""
         self._count(nbytes, self._last, "uploading")
@@ -78,11 +82,11 @@ class Meter:
             if missing:
                 self._count(missing, self._last, phase)
 
-    def _count(self, nbytes: int, key: Key, phase: str) -> None:
+    def _count(self, nbytes: int, key: Key, phase: str, *, shown: str | None = None) -> None:
         with self._lock:
             # Formats may write tied tensors twice, or packed: the total is the tensors' own.
             self._counted[phase] = min(self._counted[phase] + nbytes, self._limits[phase])
             self._last = key
             if self._progress is not None:
                 done, total = sum(self._counted.values()), sum(self._limits.values())
-                self._progress(Progress(done, total, key, phase))
+                self._progress(Progress(done, total, key, shown or phase))

@@ -11,7 +11,7 @@ from bridge_core.formats import Extent
 from bridge_core.io import read_all, write_all
 from bridge_core.state import Array, Region, regions
 
-__all__ = ["Packer", "little_endian_bytes", "scatter", "scatter_box"]
+__all__ = ["Packer", "file_ranges", "little_endian_bytes", "scatter", "scatter_box"]
 
 _SHORT_STRIDE = 4 << 10
 """Bytes between the starts of two runs below which reading and writing all of them takes less time."""
@@ -52,6 +52,15 @@ class Packer:
         return packed.data
 
 
+def file_ranges(start: int, stop: int, extents: tuple[Extent, ...]) -> Iterator[tuple[int, int, int]]:
+    """Yield (first byte in the tensor, first byte in the file, bytes) of the parts of a tensor's bytes."""
+    for extent in extents:
+        begin = max(start, extent.start)
+        end = min(stop, extent.start + extent.nbytes)
+        if begin < end:
+            yield begin, extent.offset + begin - extent.start, end - begin
+
+
 def scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...]) -> None:
     """Write the bytes of a tensor from ``position`` on to their places by its extents."""
     for offset, part in _placed(data, position, extents):
@@ -60,12 +69,8 @@ def scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...
 
 def _placed(data: memoryview, position: int, extents: tuple[Extent, ...]) -> Iterator[tuple[int, memoryview]]:
     """Yield the parts of a tensor's bytes from ``position`` on, each with its place in the file."""
-    stop = position + len(data)
-    for extent in extents:
-        begin = max(position, extent.start)
-        end = min(stop, extent.start + extent.nbytes)
-        if begin < end:
-            yield extent.offset + begin - extent.start, data[begin - position : end - position]
+    for start, offset, nbytes in file_ranges(position, position + len(data), extents):
+        yield offset, data[start - position : start - position + nbytes]
 
 
 def scatter_box(

@@ -65,6 +65,26 @@ def test_large_and_cold_conversions():
     assert f"2 GB take {cold} times as long, and {cold_verified} when read back" in PAGE
 
 
+GROWTH_ROWS = {
+    "one file, `--no-verify`": "plain",
+    "one file, read back and compared (the default)": "verified",
+    "shards, `--no-verify`": "sharded",
+    "shards, read back and compared": "sharded, verified",
+}
+
+
+@pytest.mark.parametrize("row", GROWTH_ROWS)
+def test_growth(row):
+    sizes = result("growth")["sizes"]
+    assert [*sizes] == ["250MB", "500MB", "1GB", "2GB", "4GB", "8GB"]
+    columns = [f"{size['bytes'] / 1e9:.2f} GB" for size in sizes.values()]
+    assert f"| | {' | '.join(columns)} |" in PAGE
+    copies = [seconds(size["runs"]["cp + fsync"]) for size in sizes.values()]
+    assert f"| `cp` + fsync, seconds | {' | '.join(f'{time:.2f}' for time in copies)} |" in PAGE
+    ratios = [ratio("growth", size, GROWTH_ROWS[row]) for size in sizes]
+    assert f"| {row} | {' | '.join(ratios)} |" in PAGE
+
+
 def test_planning():
     rows = {row["keys"]: row for row in result("plan-time")["rows"]}
     plain, like = (median(rows[100_000][case]) for case in ("plain", "like"))

@@ -271,19 +271,19 @@ def run(groups, *, like_windows=False):
         back.enter_context(absent_syscalls.remove(*groups))
         if like_windows:
             back.enter_context(absent_syscalls.like_windows())
-        from bridge_core.io import syscalls
+        from bridge_core.io import machine, page_cache, syscalls
 
         used = {
             "positions": not syscalls._HAS_POSITIONS,
             "copies": not syscalls.CAN_COPY_RANGES,
-            "advice": syscalls._fadvise is None,
+            "advice": page_cache._fadvise is None,
             "links": not syscalls._REFUSES_LINKS,
             "locks": syscalls.fcntl is None,
-            "C library": syscalls._function("renameat2") is None,
+            "C library": syscalls.library_function("renameat2") is None,
         }
         for group, is_used in used.items():
             assert is_used is (group in groups), group
-        assert syscalls.processors() >= 1
+        assert machine.processors() >= 1
         for journey in JOURNEYS:
             with tempfile.TemporaryDirectory() as place:
                 try:
