@@ -48,7 +48,7 @@ class ArrayOps(Protocol):
         ...
 
     def near(self, arrays: Sequence[Any]) -> ArrayOps:
-        """Return primitives whose new arrays are on the device of the given ones, or on the default one."""
+        """Return primitives that make new arrays on the device of the given ones."""
         ...
 
     def transpose(self, array: Any, axes: tuple[int, ...]) -> Any:
@@ -104,5 +104,5 @@ class ArrayOps(Protocol):
         ...
 
     def choose(self, first: Any, second: Any, equal: Any, other: Any) -> Any:
-        """Return elements of ``equal`` where the first two arrays have the same bits, else of ``other``."""
+        """Return elements of ``equal`` where the first two have the same bits, else of ``other``."""
         ...
