@@ -3,7 +3,7 @@
     python benchmarks/gpu.py
 
 takes a few minutes on a GPU, and prints JSON with the machine's name. Without a GPU it runs at a small size
-on the CPU, so that it is tested; those figures mean little. Every result is compared with numpy's, bit for bit,
+on the CPU, so that it is tested; those figures mean little. Every plan is compared with numpy, bit for bit,
 before it is timed.
 """
 
@@ -59,7 +59,7 @@ def plans(width: int, layers: int) -> dict[str, Plan]:
 
 
 def check(plan: Plan, device: torch.device) -> None:
-    """Compare a plan on the device with numpy; all kinds of NaNs and denormal numbers are among the values."""
+    """Compare a plan on the device with numpy, on random bits: NaNs and denormal numbers are among them."""
     ops = array_ops_of("torch")
     arrays = {
         key: np.random.default_rng(n).integers(0, 1 << 32, spec.shape, np.uint32).view(np.float32)

@@ -2,9 +2,9 @@
 
     python benchmarks/live_weights.py --size 200MB
 
-Contestants take turns in one process, each round in another order; a step begins with JAX arrays and ends
-when the torch module has the values. The hand-written loop copies each array to numpy, transposes the kernels and
-calls `load_state_dict`.
+Contestants take turns in one process, each round in another order. A step begins with JAX arrays and ends
+when the torch module has the values. The hand-written loop copies each array to numpy, transposes the kernels
+and calls `load_state_dict`.
 """
 
 from __future__ import annotations

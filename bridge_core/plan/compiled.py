@@ -23,8 +23,8 @@ __all__ = ["Compiles", "CompiledPlan", "compile_plan"]
 class CompiledPlan:
     """A pure function from a plan's source arrays to its target arrays.
 
-    It reads no value, so that it can be traced: pass it to `jax.jit` with shardings and donation, or to
-    `torch.compile`. Its results have the bits that `Plan.apply` gives for the same arrays.
+    It reads no value, so it can be traced: pass it to `jax.jit`, with shardings and donation. Results have
+    the bits that `Plan.apply` gives for the same arrays.
 
     Args:
         framework: Name of the framework whose arrays it takes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -140,6 +141,24 @@ def test_stored_parts_come_back_where_they_add_up():
     total[::2] = 1
     op = SplitSum(2, tuple(map(AuxiliaryTensor.of, parts)))
     assert_same_everywhere((op,), (total,), frameworks=("jax", "torch"))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [Cast("int64", "bfloat16"), Cast("int64", "int32"), Cast("uint8", "int64"), Cast("int64", "float64")],
+)
+def test_64_bits_where_jax_has_them(op):
+    with jax.enable_x64(True):
+        values = values_of(op.source) if op.source != "int64" else random_array((5000,), "int64")
+        assert_same_everywhere((op,), (values,), frameworks=("jax", "torch"))
+
+
+def test_float64_is_moved_and_not_added_in_jax():
+    array = random_array((6, 4), "float64")
+    with jax.enable_x64(True):
+        assert_same_everywhere((Permute((1, 0)), Pad(0, 4, 5, -0.5)), (array,), frameworks=("jax", "torch"))
+        assert set(live_results((Sum(2),), (array, array))) == {"torch"}
+    assert_same_everywhere((Sum(2),), (array, array[::-1].copy()), frameworks=("torch",))
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def assert_compiles(plan, arrays):
 def test_plan_of_a_model_has_the_bits_of_apply(net):
     state = default_registry().framework("torch").state(net)
     plan = plan_conversion(net, to="flax")
-    assert {type(op) for step in plan.steps for op in step.ops} >= {Permute, Sum}
+    assert all(op in plan.describe() for op in ("permute", "sum(2)", "split"))
     expected = applied(plan, dict(state.items()))
     found = jax.jit(plan.to_jax())({key: state[key] for key in plan.to_jax().sources})
     assert set(found) == set(expected)
