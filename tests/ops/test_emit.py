@@ -15,7 +15,24 @@ from support.live import JAX, TORCH, live_results, numpy_results
 from support.ops import KINDS, chains, ops, tensors_for
 
 from bridge_core import PlanError, TensorSpec, UnsupportedFeature
-from bridge_core.ops import Cast, Offset, Pad, Permute, Scale, SplitSum, Sum, Unpad, emit_chain, nan_rule
+from bridge_core.ops import (
+    Cast,
+    Concat,
+    Duplicate,
+    Flip,
+    Offset,
+    Pad,
+    Permute,
+    Reorder,
+    Scale,
+    Split,
+    SplitSum,
+    Stack,
+    Sum,
+    Unpad,
+    emit_chain,
+    nan_rule,
+)
 from bridge_core.state import AuxiliaryTensor
 from bridge_core.state.dtypes import DTYPES, is_floating
 
@@ -53,17 +70,44 @@ def assert_same_everywhere(chain, arrays, *, frameworks=(), eager=True):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=SEEDS, data=st.data())
-@settings(max_examples=examples(6), deadline=None)
+@settings(max_examples=examples(3), deadline=None)
 def test_every_op_gives_the_bits_of_numpy(kind, seed, data):
     op, specs = data.draw(ops(kind))
     assert_same_everywhere((op,), tensors_for(op, specs, seed), eager=False)
 
 
 @given(seed=SEEDS, drawn=chains())
-@settings(max_examples=examples(15), deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 def test_chains_give_the_bits_of_numpy(seed, drawn):
     chain, specs = drawn
     assert_same_everywhere(chain, tensors_for(specs, seed=seed))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in ("bfloat16", "float32", "float8_e8m0fnu") else pytest.mark.slow
+        )
+        for name in DTYPES
+        if name not in ("bool", "complex128")
+    ],
+)
+def test_moves_change_no_bit(name):
+    values = every_value(name) if DTYPES[name].itemsize <= 2 else random_array((4096,), name)
+    (size,) = values.shape
+    square = values[: size // 4 * 4].reshape(4, -1)
+    chain = (
+        Split(0, (1, 3)),
+        Reorder((1, 0)),
+        Concat(0, (3, 1)),
+        Pad(0, 4, 5, 1),
+        Flip((0, 1)),
+        Duplicate(2),
+        Stack(1, 2),
+        Permute((1, 2, 0)),
+    )
+    assert_same_everywhere(chain, (square,), eager=False)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +115,7 @@ def test_chains_give_the_bits_of_numpy(seed, drawn):
     [
         *itertools.permutations(COMPUTED[:3], 2),
         ("float32", "float8_e4m3fn"),
-        ("bfloat16", "float8_e5m2"),
-        ("float8_e4m3fnuz", "bfloat16"),
-        ("int32", "bfloat16"),
         ("int32", "float8_e4m3fn"),
-        ("uint8", "bool"),
         ("int32", "int8"),
     ],
 )

@@ -6,20 +6,17 @@ import pytest
 from support.arrays import assert_same_bits
 from support.live import from_torch, to_torch
 from zoo import harness
-from zoo.test_zoo import BUILT, DEFAULT
+from zoo.test_zoo import BUILT
 
 from bridge_core import default_registry, plan_conversion
 from ckptbridge_transformers import flax_template
 from ckptbridge_transformers.families import rules_for
 
 every_fast_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=() if case.name == DEFAULT[0] else pytest.mark.slow)
-        for case in BUILT
-        if case.fast
-    ],
+    "case", [pytest.param(case, id=case.name) for case in BUILT if case.fast]
 )
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
