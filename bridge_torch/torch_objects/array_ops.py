@@ -99,11 +99,11 @@ class TorchOps:
 
     def full(self, shape: tuple[int, ...], value: Array) -> Any:
         """Return a tensor filled with a scalar."""
-        bits = value.reshape(1).view(f"i{value.dtype.itemsize}" if value.dtype.itemsize > 1 else "u1")
+        dtype, size = _named(value.dtype), value.dtype.itemsize
         if value.dtype.kind == "c":
             return self.constant(np.full(shape, value))
-        filled = torch.full(shape, int(bits[0]), dtype=_INTEGERS[value.dtype.itemsize], device=self.device)
-        return filled.view(_named(value.dtype))
+        bits = int(value.reshape(1).view(f"i{size}" if size > 1 else "u1")[0])
+        return torch.full(shape, bits, dtype=_INTEGERS[size], device=self.device).view(dtype)
 
     def constant(self, values: Array) -> Any:
         """Return the values of a numpy array."""

@@ -19,7 +19,9 @@ from bridge_core.ops import (
     Cast,
     Concat,
     Duplicate,
+    Fill,
     Flip,
+    InsertZeros,
     Offset,
     Pad,
     Permute,
@@ -173,6 +175,13 @@ def test_padding_has_the_constant(value):
     assert_same_everywhere((Pad(1, 5, 8, value),), (array,), frameworks=("jax", "torch"))
     padded = Pad(1, 5, 8, value).apply((array,))
     assert_same_everywhere((Unpad(1, 8, 5, value),), padded, frameworks=("jax", "torch"))
+
+
+@pytest.mark.parametrize("name", ["complex64", "bfloat16", "bool", "uint32", "float8_e4m3fn"])
+def test_constants_have_the_bits_of_numpy(name):
+    fill = Fill(1, TensorSpec((2, 3), DTYPES[name]))
+    zeros = InsertZeros((True, False))
+    assert_same_everywhere((fill, zeros, Stack(0, 2)), (), frameworks=("jax", "torch"))
 
 
 def test_stored_parts_come_back_where_they_add_up():
