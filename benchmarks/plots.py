@@ -322,6 +322,23 @@ def _import_time(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _live_weights(plt: Any, document: Mapping[str, Any]) -> Any:
+    seconds = document["seconds"]
+    figure, axes = plt.subplots(1, len(seconds), figsize=(9.6, 1.9), layout="constrained")
+    for one, (dtype, runs) in zip(axes, seconds.items(), strict=True):
+        _bars(one, list(runs), [[t * 1e3 for t in times] for times in runs.values()], 1.0, "ms")
+        one.set_title(f"A step in {dtype}, milliseconds")
+    return figure
+
+
+def _gpu(plt: Any, document: Mapping[str, Any]) -> Any:
+    rows = document["rows"]
+    figure, axes = plt.subplots(figsize=(5.2, 0.3 * len(rows) + 0.5), layout="constrained")
+    _bars(axes, list(rows), [[row["times_copy"]] for row in rows.values()], 1.0, "x")
+    axes.set_title(f"Time against a copy, {document['machine']['device']}")
+    return figure
+
+
 _DRAWN = {
     "file_to_file": _file_to_file,
     "from_pretrained": _from_pretrained,
@@ -337,6 +354,8 @@ _DRAWN = {
     "match": _match,
     "transpose_kernel": _transpose_kernel,
     "import_time": _import_time,
+    "live_weights": _live_weights,
+    "gpu": _gpu,
 }
 
 

@@ -40,6 +40,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("rules-plan", "rules_plan.py", ["--repeats", "1"]),
             ("match", "match.py", ["--pairs", "small"]),
             ("import-time", "import_time.py", ["--repeats", "5"]),
+            ("live-weights", "live_weights.py", ["--size", "40MB", "--repeats", "1"]),
             ("work", "work.py", ["--sizes", "100MB", "--shard", "20MB", "--repeats", "1", "--lists", "1000"]),
         ]
     else:
@@ -53,6 +54,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("plan-time", "plan_time.py", ["--repeats", "3"]),
             ("rules-plan", "rules_plan.py", ["--repeats", "3"]),
             ("match", "match.py", []),
+            ("live-weights", "live_weights.py", []),
             ("file-to-file-500MB", sized, ["--sizes", "500MB", "--seconds", "45", *torch]),
             (
                 "file-to-file-2GB",
@@ -81,6 +83,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
         ]
     needs = {
         "match.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),
+        "live_weights.py": ("torch", "jax", "flax"),
         "load.py": ("torch", "jax", "flax"),
         "orbax_checkpoints.py": ("jax", "flax", "orbax", "tensorstore", "ckptbridge_orbax", "safetensors"),
         "from_pretrained.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),

@@ -14,6 +14,7 @@ from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 
 if TYPE_CHECKING:
+    from bridge_core.ops import ArrayOps
     from bridge_core.plugins import Inputs, ModelRun, ModuleSettings, Precision, WeightsChoice
 
 __all__ = ["FlaxFramework", "load_trees"]
@@ -242,6 +243,15 @@ class FlaxFramework:
             inputs = self.example_inputs(model)
         settings: Mapping[Key, ModuleSettings] = load_trees().model_settings(model, inputs)
         return settings
+
+    def array_ops(self) -> ArrayOps:
+        """Return the primitives in which plans are computed on JAX arrays, traced ones included.
+
+        Raises:
+            MissingDependency: JAX or Flax is not installed.
+        """
+        array_ops: ArrayOps = load_trees().JaxOps()
+        return array_ops
 
 
 def load_trees() -> ModuleType:

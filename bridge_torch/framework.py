@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bridge_core import FlatState, Key, MissingDependency, TensorSpec
+from bridge_core.ops import ArrayOps
 from bridge_core.plugins import Inputs, ModelRun, ModuleSettings, Precision
 from bridge_torch.layers import place_in_stack, spell_in_stack
 
@@ -192,6 +193,15 @@ class TorchFramework:
         """
         settings: Mapping[Key, ModuleSettings] = _live().model_settings(model)
         return settings
+
+    def array_ops(self) -> ArrayOps:
+        """Return the primitives in which plans are computed on torch tensors, on their device.
+
+        Raises:
+            MissingDependency: torch cannot be imported.
+        """
+        array_ops: ArrayOps = _live().TorchOps()
+        return array_ops
 
 
 def _live() -> ModuleType:

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.ops.array_ops import ArrayOps as ArrayOps
     from bridge_core.ops.base import InputRegion as InputRegion, Op as Op
     from bridge_core.ops.chain import (
         OpTensor as OpTensor,
         Parallel as Parallel,
         chain_specs as chain_specs,
         chain_tensors as chain_tensors,
+        emit_chain as emit_chain,
         inverse_chain as inverse_chain,
         simplify_chain as simplify_chain,
     )
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
         Made as Made,
         equal_or_refused as equal_or_refused,
         made_by as made_by,
+    )
+    from bridge_core.ops.nan_bits import (
+        NanRule as NanRule,
+        SumRule as SumRule,
+        nan_rule as nan_rule,
+        sum_rule as sum_rule,
     )
     from bridge_core.ops.overflow import OverflowCount as OverflowCount
     from bridge_core.ops.padding import Pad as Pad, Unpad as Unpad
@@ -49,11 +57,13 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "array_ops": "ArrayOps",
             "base": "InputRegion Op",
             "equal_tensors": "Made equal_or_refused made_by",
-            "chain": "Parallel OpTensor chain_specs chain_tensors inverse_chain simplify_chain",
+            "chain": "Parallel OpTensor chain_specs chain_tensors emit_chain inverse_chain simplify_chain",
             "constants": "NEGATIVE_ZERO dtype_holds",
             "elementwise": "Cast Offset Scale",
+            "nan_bits": "NanRule SumRule nan_rule sum_rule",
             "overflow": "OverflowCount",
             "padding": "Pad Unpad",
             "select": "Drop Duplicate Fill InsertZeros Reorder RequireEqual Select",

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from bridge_core.errors import DeprecatedName, PlanError
+from bridge_core.errors import DeprecatedName, PlanError, UnsupportedFeature
 from bridge_core.messages import count
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Arrays", "Op", "InputRegion", "Specs", "check_alike", "check_count", "only"]
@@ -71,6 +72,11 @@ class Op(ABC):
         """What it may lose, and what `inverse` gives then; empty if nothing is lost."""
         return ""
 
+    @property
+    def checks_values(self) -> bool:
+        """Whether `compute` may raise because of values; `emit` cannot."""
+        return False
+
     def outputs(self, inputs: int) -> int:
         """Return how many tensors the op makes from ``inputs`` tensors; by default as many."""
         return inputs
@@ -115,6 +121,25 @@ class Op(ABC):
             pieces = tuple(arrays[p.input][p.region] for p in self.input_regions(output, region, specs))
             results.append(self.compute(output, region, pieces, specs))
         return tuple(results)
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:
+        """Return the complete outputs for arrays of a framework, with the bits that `apply` gives.
+
+        It is written in the primitives of ``ops``, and reads no value: the arrays may be traced. Where
+        `compute` raises because of values, any values may be returned.
+
+        Args:
+            ops: The primitives of the framework.
+            arrays: The inputs.
+            specs: Their specs, which `spec` accepts.
+
+        Raises:
+            UnsupportedFeature: The op cannot be computed so; a subclass that does not define this cannot.
+        """
+        raise UnsupportedFeature(
+            f"{type(self).__name__} does not define emit, so that it is computed only by numpy.",
+            hint="Apply the plan with plan.apply, or define emit in the op.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the op as plain data."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from bridge_core.errors import PlanError
+from bridge_core.errors import PlanError, UnsupportedFeature
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_count
 from bridge_core.ops.elementwise import Cast
 from bridge_core.ops.select import Reorder, RequireEqual, Select
@@ -19,7 +20,15 @@ T = TypeVar("T")
 _MOST_CHAINS = 8
 """How many different chains the text of a `Parallel` has."""
 
-__all__ = ["Parallel", "OpTensor", "chain_specs", "chain_tensors", "inverse_chain", "simplify_chain"]
+__all__ = [
+    "Parallel",
+    "OpTensor",
+    "chain_specs",
+    "chain_tensors",
+    "emit_chain",
+    "inverse_chain",
+    "simplify_chain",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ class Parallel(Op):
         """Whether every chain is exact."""
         return all(op.exact for chain in self.chains for op in chain)
 
+    @property
+    def checks_values(self) -> bool:
+        """Whether an op of a chain checks values."""
+        return any(op.checks_values for chain in self.chains for op in chain)
+
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return sum(self.made())
 
@@ -68,6 +82,13 @@ class Parallel(Op):
         lane, first, local = self._lane_of(output)
         run = specs[first : first + self._taken()[lane]]
         return _chain_assemble(self.chains[lane], run, local, region, iter(pieces))
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        results: list[Any] = []
+        for run, chain in self.runs(tuple(zip(arrays, specs, strict=True))):
+            given, given_specs = [array for array, _ in run], tuple(spec for _, spec in run)
+            results += emit_chain(ops, chain, given, given_specs)
+        return results
 
     def runs(self, items: Sequence[T]) -> Iterator[tuple[tuple[T, ...], tuple[Op, ...]]]:
         """Yield what each chain takes, and the chain.
@@ -203,6 +224,33 @@ def chain_tensors(
                     known[op, given] = specs
             current = tuple(OpTensor(op, current, i, spec) for i, spec in enumerate(specs))
     return current
+
+
+def emit_chain(ops: ArrayOps, chain: Sequence[Op], arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:
+    """Return arrays of a framework after a chain; reads no value.
+
+    Args:
+        ops: The primitives of the framework.
+        chain: The ops.
+        arrays: The inputs.
+        specs: Their specs.
+
+    Raises:
+        UnsupportedFeature: The framework cannot compute an op with numpy's bits; the message names the op.
+        PlanError: An op does not take the arrays that it gets.
+    """
+    for op in chain:
+        outputs = op.spec(specs)
+        try:
+            arrays = op.emit(ops, arrays, specs)
+        except UnsupportedFeature as err:
+            if isinstance(op, Parallel):
+                raise
+            raise UnsupportedFeature(
+                f"{op} cannot be compiled for {ops.framework}: {err.message}", hint=err.hint
+            ) from err
+        specs = outputs
+    return arrays
 
 
 def inverse_chain(chain: Sequence[Op]) -> tuple[Op, ...]:

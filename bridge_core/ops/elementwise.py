@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import check_finite, constant_of, element_bytes
 from bridge_core.ops.overflow import OverflowCount, count_overflow
@@ -41,6 +43,11 @@ class Offset(Op):
     def exact(self) -> bool:
         """Whether rounding is refused."""
         return not self.rounding
+
+    @property
+    def checks_values(self) -> bool:
+        """True: values may be rounded, or leave the range of the dtype."""
+        return True
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
@@ -85,6 +92,11 @@ class Offset(Op):
             )
         return moved
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        dtype = specs[0].dtype
+        constant = ops.full(specs[0].shape, constant_of(self, self.value, dtype))
+        return (ops.add(arrays[0], constant),)
+
 
 @dataclass(frozen=True)
 class Scale(Op):
@@ -123,6 +135,11 @@ class Scale(Op):
         """That values may be rounded, and that the way back rounds too."""
         way = "multiplies" if self.divides else "divides"
         return f"may round; the way back {way} by the same number and rounds" if self.rounding else ""
+
+    @property
+    def checks_values(self) -> bool:
+        """True: values may be rounded, or leave the range of the dtype."""
+        return True
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
@@ -164,6 +181,13 @@ class Scale(Op):
                 hint=f"{_wider(dtype)[:-1]}, or a{allowed}" if helps else f"A{allowed}",
             )
         return scaled
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        dtype = specs[0].dtype
+        working = _working(dtype)
+        values = arrays[0] if working == dtype else ops.cast(arrays[0], working)
+        scaled = ops.scale(values, constant_of(self, self.value, working), divides=self.divides)
+        return (scaled if working == dtype else ops.cast(scaled, dtype),)
 
     def _times(self, values: Array, *, divides: bool) -> Array:
         """Return the products or quotients in the dtype in which is computed."""
@@ -239,3 +263,6 @@ class Cast(Op):
             cast = cast.astype(target)
         count_overflow(pieces[0], cast)
         return cast
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.cast(arrays[0], dtype_named(self.target)),)

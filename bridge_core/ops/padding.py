@@ -6,12 +6,14 @@ the caller asks to discard the end of an axis, its values are not read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import check_finite, constant_of, element_bytes, first_difference
 from bridge_core.state import Array, Region, TensorSpec, regions
@@ -83,6 +85,14 @@ class Pad(_Resize):
             padded[_replaced(regions.full(shape), self.axis, taken)] = pieces[0]
         return padded
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        if self.source == self.target:
+            return arrays
+        spec = specs[0]
+        shape = (*spec.shape[: self.axis], self.target - self.source, *spec.shape[self.axis + 1 :])
+        padding = ops.full(shape, constant_of(self, self.value, spec.dtype))
+        return (ops.concatenate((arrays[0], padding), self.axis),)
+
 
 @dataclass(frozen=True)
 class Unpad(_Resize):
@@ -117,6 +127,11 @@ class Unpad(_Resize):
     def exact(self) -> bool:
         """False: only the constant can be restored."""
         return False
+
+    @property
+    def checks_values(self) -> bool:
+        """Whether what is cut off must hold the constant."""
+        return not self.discard and self.source != self.target
 
     def inverse(self) -> Pad:  # noqa: D102
         return Pad(self.axis, self.target, self.source, self.value, self.discard)
@@ -156,6 +171,9 @@ class Unpad(_Resize):
                     "discard, or pass allow_inexact=True (--allow-inexact).",
                 )
         return pieces[0]
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.part(arrays[0], self.axis, 0, self.target),)
 
     def _ends(self, region: Region) -> bool:
         """Return whether there is a padding, and the region has the last element before it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_alike, check_count, only
 from bridge_core.ops.constants import first_difference, negative_zeros
 from bridge_core.state import Array, Region, TensorSpec, region_shape, regions
@@ -44,6 +46,9 @@ class Reorder(Op):
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return [arrays[i] for i in self.indices]
+
 
 @dataclass(frozen=True)
 class Select(Op):
@@ -77,6 +82,9 @@ class Select(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return [arrays[i] for i in self.indices]
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,11 @@ class InsertZeros(Op):
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0] if pieces else negative_zeros(region_shape(region), specs[0].dtype)
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        given = iter(arrays)
+        zero = negative_zeros((), specs[0].dtype)
+        return [next(given) if there else ops.full(specs[0].shape, zero) for there in self.present]
+
 
 @dataclass(frozen=True)
 class Fill(Op):
@@ -139,6 +152,9 @@ class Fill(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return np.full(regions.region_shape(region), self.value, self.tensor.dtype)
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.full(self.tensor.shape, np.full((), self.value, self.tensor.dtype)),)
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,9 @@ class Drop(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         raise PlanError(f"{self} has no output.")
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return ()
 
 
 @dataclass(frozen=True)
@@ -204,6 +223,9 @@ class Duplicate(Op):
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return [arrays[0]] * self.count
+
 
 @dataclass(frozen=True)
 class RequireEqual(Op):
@@ -228,6 +250,11 @@ class RequireEqual(Op):
         """Check that the op can be undone."""
         if self.count < 1:
             raise PlanError(f"{self} takes a count of 1 or more, got {self.count}.")
+
+    @property
+    def checks_values(self) -> bool:
+        """Whether there are several tensors to compare."""
+        return self.count > 1
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         check_count(self, specs, self.count)
@@ -263,6 +290,9 @@ class RequireEqual(Op):
                     else "Make them equal in the source, or write a rule for each.",
                 )
         return pieces[0]
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (arrays[0],)
 
     def to_json(self) -> dict[str, Any]:
         """Return the op as plain data, without the names for errors."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.state import Array, Region, TensorSpec, regions
 
@@ -46,6 +49,9 @@ class Permute(Op):
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0].transpose(self.axes)
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.transpose(arrays[0], self.axes),)
+
 
 @dataclass(frozen=True)
 class Flip(Op):
@@ -79,6 +85,9 @@ class Flip(Op):
             tuple(reverse if a in self.axes else slice(None) for a in range(len(region)))
         ]
         return flipped
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.flip(arrays[0], self.axes),)
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,9 @@ class Reshape(Op):
             result = flat.reshape((*before, *picked, *after))
             axis += len(part)
         return result
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.reshape(arrays[0], self.target),)
 
 
 def axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[slice, slice]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_alike, check_count, only
 from bridge_core.state import Array, Region, TensorSpec, regions
 
@@ -56,6 +60,13 @@ class Split(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        ends = list(accumulate(self.sizes))
+        return [
+            ops.part(arrays[0], self.axis, end - size, end)
+            for size, end in zip(self.sizes, ends, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,9 @@ class Concat(Op):
             return np.empty(regions.region_shape(region), specs[0].dtype)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, self.axis)
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (ops.concatenate(arrays, self.axis),)
+
 
 def _overlap(part: slice, offset: int, n: int) -> slice | None:
     """Return the part's elements within [offset, offset + n), counted from ``offset``."""
@@ -171,6 +185,11 @@ class Stack(Op):
             return np.expand_dims(pieces[0], self.axis)
         return np.stack(pieces, self.axis)
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        shape = list(specs[0].shape)
+        shape.insert(self.axis, 1)
+        return (ops.concatenate([ops.reshape(array, tuple(shape)) for array in arrays], self.axis),)
+
 
 @dataclass(frozen=True)
 class Unstack(Op):
@@ -213,3 +232,7 @@ class Unstack(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0].reshape(regions.region_shape(region))
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        shape = (*specs[0].shape[: self.axis], *specs[0].shape[self.axis + 1 :])
+        return [ops.reshape(ops.part(arrays[0], self.axis, i, i + 1), shape) for i in range(self.count)]

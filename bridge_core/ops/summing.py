@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core.errors import PlanError
+from bridge_core.ops.array_ops import ArrayOps
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_alike, check_count, only
 from bridge_core.ops.constants import negative_zeros
 from bridge_core.state import Array, AuxiliaryTensor, Region, is_floating
@@ -58,6 +60,9 @@ class Sum(Op):
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return _added(pieces)
 
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        return (reduce(ops.add, arrays),)
+
 
 @dataclass(frozen=True)
 class SplitSum(Op):
@@ -103,6 +108,16 @@ class SplitSum(Op):
         unchanged = np.asarray(_added(parts), order="C").view(bits) == np.asarray(total, order="C").view(bits)
         chosen: Array = np.where(unchanged, parts[output], default)
         return chosen
+
+    def emit(self, ops: ArrayOps, arrays: Sequence[Any], specs: Specs) -> Sequence[Any]:  # noqa: D102
+        total, spec = arrays[0], specs[0]
+        zeros = ops.full(spec.shape, negative_zeros((), spec.dtype))
+        defaults = [total, *[zeros] * (self.count - 1)]
+        if not self.kept:
+            return defaults
+        parts = [ops.constant(part.array()) for part in self.kept]
+        stored = ops.constant(_added(tuple(part.array() for part in self.kept)))
+        return [ops.choose(stored, total, part, other) for part, other in zip(parts, defaults, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the op as plain data, without the values."""

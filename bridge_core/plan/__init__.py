@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         causes_of as causes_of,
         may_show_cause as may_show_cause,
     )
+    from bridge_core.plan.compiled import CompiledPlan as CompiledPlan, compile_plan as compile_plan
     from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
     from bridge_core.plan.problems import PlanProblems as PlanProblems, once as once
@@ -34,6 +35,7 @@ else:
         __name__,
         {
             "causes": "Cause adapter_details causes_of may_show_cause",
+            "compiled": "CompiledPlan compile_plan",
             "compose": "join_keeps join_steps",
             "plan": "Plan",
             "problems": "PlanProblems once",

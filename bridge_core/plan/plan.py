@@ -18,6 +18,7 @@ import numpy as np
 from bridge_core.errors import PlanError
 from bridge_core.messages import count, listed
 from bridge_core.ops import Op, chain_specs, chain_tensors
+from bridge_core.plan.compiled import Compiles
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.held_ties import held_ties
 from bridge_core.plan.plan_source import check_source, with_tied
@@ -51,7 +52,7 @@ __all__ = ["Plan"]
 @renamed(refused="unsupported", idle_rules="unmatched_rules")
 @gathered("problems", PlanProblems)
 @dataclass(frozen=True)
-class Plan:
+class Plan(Compiles):
     """A conversion as data.
 
     Args:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
         undetermined_layout as undetermined_layout,
     )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
+    from bridge_core.plugins.live_arrays import (
+        ComputesPlans as ComputesPlans,
+        array_ops_of as array_ops_of,
+    )
     from bridge_core.plugins.model_runs import (
         SETTING_NAMES as SETTING_NAMES,
         Inputs as Inputs,
@@ -77,6 +81,7 @@ else:
             "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
+            "live_arrays": "ComputesPlans array_ops_of",
             "model_runs": "Inputs ModelRun ModuleCall ModuleSettings Precision ReadsSettings RunsModels "
             "SETTING_NAMES",
             "plugin_errors": "cause_of is_interrupt plugin_failures",

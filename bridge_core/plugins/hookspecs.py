@@ -201,9 +201,9 @@ def bridge_frameworks() -> Iterable[Framework]:
 
     An adapter may offer more, by methods that are looked for when they are needed: `Relocating`, `TreeNaming`
     and `TrainStates` for its names; `RunsModels` (``runs``, ``example_inputs``, ``model_weights``,
-    ``run_model``) if it can call its models and show what their modules compute; `ReadsSettings`
-    (``model_settings``) if it can read the settings of modules without a call. What needs a method that an
-    adapter does not have is refused with its name. `bridge_core.testing.ModelRunContract` tests the last two.
+    ``run_model``) to call models and show what modules compute; `ReadsSettings` (``model_settings``) to
+    read settings without a call; `ComputesPlans` (``array_ops``) to compile plans. What needs a missing
+    method is refused with its name. `bridge_core.testing.ModelRunContract` tests running and settings.
     '''
 
 

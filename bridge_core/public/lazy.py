@@ -8,7 +8,22 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["exports"]
+__all__ = ["exports", "public_name"]
+
+
+def public_name(place: str) -> Any:
+    """Return a public name of a package, imported when this is called.
+
+    It is for a convenience of a lower floor that needs a higher one, so that no module imports upwards.
+
+    Args:
+        place: ``"package:name"``.
+
+    >>> public_name("math:tau")
+    6.283185307179586
+    """
+    package, _, name = place.partition(":")
+    return getattr(import_module(package), name)
 
 
 def exports(

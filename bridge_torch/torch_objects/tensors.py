@@ -31,7 +31,17 @@ from bridge_core.messages import count, listed
 from bridge_core.state import Array, LazyTensor, ModuleInfo, Region, dtype_named, flat_names
 from bridge_core.transfer import LoadedTensor, load_values
 
-__all__ = ["build_state_dict", "entries_of", "layers_of", "read_state", "ties_of", "to_numpy", "type_of"]
+__all__ = [
+    "DTYPES",
+    "NAMES",
+    "build_state_dict",
+    "entries_of",
+    "layers_of",
+    "read_state",
+    "ties_of",
+    "to_numpy",
+    "type_of",
+]
 
 _PLAIN = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -45,10 +55,10 @@ _AS_INTEGERS = {
     "float8_e5m2fnuz": torch.uint8,
     "float8_e8m0fnu": torch.uint8,
 }
-_DTYPES: dict[str, torch.dtype] = {
+DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name) for name in (*_PLAIN, *_AS_INTEGERS) if hasattr(torch, name)
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _PARAMETRIZATIONS = "parametrizations"
 _EXTRA_STATE = "_extra_state"
@@ -114,7 +124,7 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
     problems = {
         key: (spec.dtype.name, "Cast it before this call, for example to float32 or int8.")
         for key, spec in state.specs().items()
-        if spec.dtype.name not in _DTYPES
+        if spec.dtype.name not in DTYPES
     }
     _refuse(problems, f"expected a dtype that torch {torch.__version__} has")
     order = dict.fromkeys([*(name for name in template or () if name in keys), *keys])
@@ -177,7 +187,7 @@ def _problem(child: Any) -> tuple[str, str] | None:
         return "a quantised tensor", "Pass tensor.dequantize() in its place."
     if child.layout is not torch.strided:
         return f"the layout {child.layout}", "Pass tensor.to_dense() in its place."
-    if child.dtype not in _NAMES:
+    if child.dtype not in NAMES:
         supported = torch.complex64 if child.is_complex() else torch.float32
         return f"{child.dtype}", f"Pass tensor.to({supported}) in its place."
     return None
@@ -228,7 +238,7 @@ def _memory(child: torch.Tensor) -> tuple[Any, ...]:
 
 def _wrap(key: Key, child: torch.Tensor) -> Tensor:
     tensor = child.detach()
-    spec = TensorSpec(tuple(tensor.shape), dtype_named(_NAMES[tensor.dtype]))
+    spec = TensorSpec(tuple(tensor.shape), dtype_named(NAMES[tensor.dtype]))
     if tensor.device.type == "meta":
         return LazyTensor(spec, _without_values(key))
     if tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg():
@@ -250,7 +260,7 @@ def _without_values(key: Key) -> Callable[[Region], NoReturn]:
 
 def to_numpy(tensor: torch.Tensor) -> Array:
     """Return a read-only array; a view of the tensor's memory where that is possible, else a copy."""
-    name = _NAMES[tensor.dtype]
+    name = NAMES[tensor.dtype]
     tensor = tensor.cpu().resolve_conj().resolve_neg()
     array: Array
     if name in _AS_INTEGERS:
@@ -269,7 +279,7 @@ def _to_torch(tensor: Tensor) -> torch.Tensor:
     if name not in _AS_INTEGERS:
         return torch.from_numpy(array)
     integers = {1: np.uint8, 2: np.int16}[array.dtype.itemsize]
-    return torch.from_numpy(array.view(integers)).view(_DTYPES[name])
+    return torch.from_numpy(array.view(integers)).view(DTYPES[name])
 
 
 def _modules(root: torch.nn.Module, keys: Iterable[Key]) -> dict[Key, ModuleInfo]:

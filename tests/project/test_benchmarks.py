@@ -110,6 +110,8 @@ SCRIPTS = [
     ("match", ["--pairs", "small"]),
     ("transpose_kernel", ["--size", "1MB", "--repeats", "1"]),
     ("import_time", ["--repeats", "1"]),
+    ("live_weights", ["--size", "40MB", "--repeats", "1"]),
+    ("gpu", ["--size", "1MB", "--width", "64", "--repeats", "1"]),
     ("work", ["--sizes", "70MB", "--shard", "20MB", "--repeats", "1", "--lists", "600"]),
     ("work", ["--lists-only", "--repeats", "1", "--lists", "600"]),
 ]

@@ -52,7 +52,13 @@ OWN_TESTS = {
 MADE = {"docs/errors.md": "tests/pages/errors.py"}
 """Page -> the script that makes it and runs its Python; commands in its text are run here."""
 
-SLOW = {"docs/match-two-models.md", "docs/maxtext.md", "docs/neutral-form.md", "docs/port-resnet.md"}
+SLOW = {
+    "docs/match-two-models.md",
+    "docs/maxtext.md",
+    "docs/neutral-form.md",
+    "docs/policy-to-rollout.md",
+    "docs/port-resnet.md",
+}
 """Pages that take more than a second, imports not counted."""
 
 INSTALLS, LONG, YOURS = "installs packages", "takes minutes", "the reader's own files"

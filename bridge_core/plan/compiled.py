@@ -1,0 +1,227 @@
+"""A plan as a pure function of live arrays: the same ops, in the operations of a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge_core.errors import PlanError, UnsupportedFeature, UsageError
+from bridge_core.messages import count, listed
+from bridge_core.ops import ArrayOps, Op, emit_chain
+from bridge_core.plan.step import Step
+from bridge_core.public import public_name
+from bridge_core.state import Key, TensorSpec, as_key, join_key
+
+if TYPE_CHECKING:
+    from bridge_core.plan.plan import Plan
+
+__all__ = ["Compiles", "CompiledPlan", "compile_plan"]
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledPlan:
+    """A pure function from a plan's source arrays to its target arrays.
+
+    It reads no value, so it can be traced: pass it to `jax.jit`, with shardings and donation. Results have
+    the bits that `Plan.apply` gives for the same arrays.
+
+    Args:
+        framework: Name of the framework whose arrays it takes.
+        sources: Source key -> spec of the arrays that it needs.
+        targets: Target name -> spec of the arrays that it returns, ties included.
+        ignored: Source keys of the plan that it does not need; they may be passed.
+    """
+
+    framework: str
+    sources: Mapping[Key, TensorSpec]
+    targets: Mapping[str, TensorSpec]
+    ignored: frozenset[Key]
+    _steps: tuple[Step, ...]
+    _ties: Mapping[str, str]
+    _source_ties: Mapping[Key, Key]
+    _array_ops: ArrayOps
+
+    def __call__(self, arrays: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return target name -> array; tied names share one array.
+
+        Args:
+            arrays: The source arrays by key, by name joined with dots, or as nested mappings. They are not
+                changed. Arrays that the plan leaves out may be missing.
+
+        Raises:
+            PlanError: A source is missing, an array is not the plan's, or has another shape or dtype.
+            UsageError: A value is not an array of the framework.
+        """
+        given = self._checked(dict(_flat(arrays)))
+        ops = self._array_ops.near(tuple(given.values()))
+        outputs_of: dict[tuple[Any, ...], Any] = {}
+        results: dict[str, Any] = {}
+        for step in self._steps:
+            identity = (step.sources, step.ops) if step.sources else (step.targets,)
+            if identity not in outputs_of:
+                specs = tuple(self.sources[key] for key in step.sources)
+                inputs = tuple(given[key] for key in step.sources)
+                outputs_of[identity] = emit_chain(ops, step.ops, inputs, specs)
+            results.update(zip(map(join_key, step.targets), outputs_of[identity], strict=True))
+        results.update({name: results[other] for name, other in self._ties.items()})
+        return results
+
+    def _checked(self, arrays: Mapping[Key, Any]) -> dict[Key, Any]:
+        """Return the arrays that are needed, by key.
+
+        Raises:
+            PlanError: They are not those of the plan.
+        """
+        foreign = [join_key(key) for key in arrays if key not in self.sources and key not in self.ignored]
+        needed = {key: arrays.get(key, arrays.get(self._source_ties.get(key, key))) for key in self.sources}
+        missing = [join_key(key) for key, array in needed.items() if array is None]
+        if missing or foreign:
+            first = f"{count(len(missing), 'source array')} missing, {listed(missing)}" if missing else ""
+            second = f"{count(len(foreign), 'array')} not in the plan, {listed(foreign)}" if foreign else ""
+            raise PlanError(
+                "expected the arrays that the plan was made for: "
+                f"{' and '.join(filter(None, (first, second)))}.",
+                hint="Pass the arrays by the source's names, or plan the conversion of these.",
+            )
+        for key, array in needed.items():
+            spec = self._spec(key, array)
+            if spec != self.sources[key]:
+                raise PlanError(
+                    f"expected {self.sources[key]}, as when the plan was made, got {spec}.",
+                    key=key,
+                    hint="Pass an array of that shape and dtype, or plan the conversion of these arrays.",
+                )
+        return needed
+
+    def _spec(self, key: Key, array: Any) -> TensorSpec:
+        try:
+            return self._array_ops.spec(array)
+        except (UnsupportedFeature, UsageError) as err:
+            err.key = key
+            raise
+
+
+def compile_plan(plan: Plan, array_ops: ArrayOps, *, skip_checks: bool = False) -> CompiledPlan:
+    """Return a plan as a function of a framework's arrays.
+
+    Args:
+        plan: The plan.
+        array_ops: The primitives of the framework.
+        skip_checks: Whether to compile ops that check values in `Plan.apply` without these checks.
+
+    Raises:
+        ConversionError: The plan cannot be run; the classes are those of `Plan.check`.
+        KeyConflict: Two target keys join to one name.
+        UnsupportedFeature: An op checks values, is not written in these primitives, or has results with
+            other bits in this framework; the message names the op and the first tensor.
+    """
+    plan.check()
+    steps = tuple(step for step in plan.steps if step.targets)
+    sources = {key: plan.specs[key] for step in steps for key in step.sources}
+    specs = plan.target_specs()
+    traced: set[tuple[Any, ...]] = set()
+    for step in steps:
+        inputs = tuple(sources[key] for key in step.sources)
+        identity = (inputs, step.ops)
+        if identity not in traced:
+            traced.add(identity)
+            _check_step(step, inputs, tuple(specs[key] for key in step.targets), array_ops, skip_checks)
+    names = {key: join_key(key) for key in specs}
+    return CompiledPlan(
+        array_ops.framework,
+        sources,
+        {name: specs[key] for key, name in names.items()},
+        frozenset(plan.specs) - sources.keys(),
+        steps,
+        {names[key]: names[other] for key, other in plan.ties.items()},
+        {key: other for key, other in plan.source_ties.items() if key in sources},
+        array_ops,
+    )
+
+
+def _check_step(
+    step: Step, inputs: tuple[TensorSpec, ...], expected: tuple[TensorSpec, ...], ops: ArrayOps, skip: bool
+) -> None:
+    """Refuse a step that cannot be compiled, by a run on arrays without values."""
+    checking = next((op for op in _flattened(step.ops) if op.checks_values), None)
+    if checking is not None and not skip:
+        raise UnsupportedFeature(
+            f"{checking} checks values and refuses some, which a compiled function cannot do.",
+            key=step.targets[0],
+            hint="Run the plan once with plan.apply, which checks them, and pass skip_checks=True.",
+        )
+    try:
+        results = ops.traced(lambda near, arrays: emit_chain(near, step.ops, arrays, inputs), inputs)
+    except UnsupportedFeature as err:
+        err.key = err.key or step.targets[0]
+        raise
+    if results != expected:
+        texts = (", ".join(map(str, specs)) for specs in (expected, results))
+        raise PlanError(
+            "the ops give other arrays than they declare: expected {}, got {}.".format(*texts),
+            key=step.targets[0],
+            hint="Correct the emit method of the op.",
+        )
+
+
+def _flattened(chain: tuple[Op, ...]) -> Iterator[Op]:
+    from bridge_core.ops import Parallel
+
+    for op in chain:
+        if isinstance(op, Parallel):
+            for inner in op.chains:
+                yield from _flattened(inner)
+        else:
+            yield op
+
+
+def _flat(arrays: Mapping[Any, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    if not isinstance(arrays, Mapping):
+        raise UsageError(
+            f"expected a mapping from names to arrays, got {type(arrays).__name__}.",
+            hint="Pass module.state_dict(), or the tree of parameters.",
+        )
+    for name, value in arrays.items():
+        key = (*path, *as_key(name))
+        if isinstance(value, Mapping):
+            yield from _flat(value, key)
+        else:
+            yield key, value
+
+
+class Compiles:
+    """What a plan offers for live arrays."""
+
+    def compile(
+        self: Any, framework: str, *, registry: Any = None, skip_checks: bool = False
+    ) -> CompiledPlan:
+        """Return the plan as a pure function from source arrays to target arrays.
+
+        Values that only a file's metadata stores are not among the arrays. Targets that `apply` would restore
+        from there get the constants that a source without metadata gives them.
+
+        Args:
+            framework: Name of the framework whose arrays it takes and returns: ``"flax"`` or ``"torch"``,
+                whatever the layouts of the plan are.
+            registry: The plugins; None for those installed.
+            skip_checks: Whether ops that refuse some values in `apply` are compiled without these checks, so
+                that results are right only for values that `apply` accepts. By default they are refused.
+
+        Raises:
+            ConversionError: The plan cannot be run; the classes are those of `check`.
+            UnsupportedFeature: The framework does not compute plans, or an op cannot have the same bits
+                in it; the message names the op and the tensor.
+            UsageError: No plugin provides the framework.
+            MissingDependency: The framework's package is not installed.
+        """
+        array_ops_of: Callable[..., ArrayOps] = public_name("bridge_core.plugins:array_ops_of")
+        return compile_plan(self, array_ops_of(framework, registry), skip_checks=skip_checks)
+
+    def to_jax(self, *, skip_checks: bool = False) -> CompiledPlan:
+        """Return ``compile("flax")``: a pure function of JAX arrays."""
+        return self.compile("flax", skip_checks=skip_checks)
+
+    def to_torch(self, *, skip_checks: bool = False) -> CompiledPlan:
+        """Return ``compile("torch")``: a pure function of torch tensors."""
+        return self.compile("torch", skip_checks=skip_checks)
