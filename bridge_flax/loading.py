@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge_core import Registry
+from bridge_core import Registry, save_state
+from bridge_core.checkpoint import Saved, WriteOptions
 from bridge_core.conversion import target_state
+from bridge_core.plugins import given_registry
 from bridge_core.rules import Pattern, Rules
-from bridge_core.transfer import parse_size
+from bridge_core.transfer import Progress, parse_size
 from bridge_flax.framework import FlaxFramework, load_trees
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 else:
     GivenRecipe = Any
 
-__all__ = ["load"]
+__all__ = ["load", "save"]
 
 _DEFAULT_MAX_RAM = 256 << 20
 
@@ -114,3 +116,88 @@ def load(
         ) as target,
     ):
         return FlaxFramework().filled(target.state, like, read=reader.read)
+
+
+def save(
+    tree: Any,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    max_shard_size: int | str | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
+    workers: int | None = None,
+    max_ram: int | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    registry: Registry | None = None,
+) -> Saved:
+    """Write a tree of JAX arrays as it is named and laid out, each process some of the files.
+
+    A tree that this process has completely is written as by `bridge_core.save_state`, by the process that
+    calls. If parts of it are on devices of other hosts, each process that holds some has to call the function
+    with equal arguments. ``path`` is then a folder, on a file system that all of them see or at a URL. Each
+    process gathers the tensors of one file at a time and writes it, and the index comes last: until then the
+    folder is not a checkpoint. If one of the processes fails to write, all raise an error, and the files are
+    removed.
+
+    Args:
+        tree: A Linen tree, an NNX module or state, or a train state, all of which is written.
+        path: A file, or a folder for sharded sets; or the URL of one.
+        format: Name of the format; None for that of the suffix, or else ``"safetensors"``.
+        max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"``; of a tree on several
+            hosts, each process has as much in host memory. None for one file, or on several hosts for as many
+            shards as processes, or more where these would be larger than 5 GB.
+        overwrite: Whether to replace an existing destination; not with a tree on several hosts.
+        verify: Whether to read every file back and compare it before it appears.
+        workers: Number of threads; None for the available processors, at most four.
+        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
+        progress: Called with `bridge_core.Progress` as bytes are written.
+        registry: The plugins; None for all that are installed.
+
+    Returns:
+        What was written, by all processes together.
+
+    Raises:
+        ConversionError: Another process failed, or the arguments differ.
+        BadInputError: The format cannot hold a tensor or a name.
+        DestinationExists: The destination exists and ``overwrite`` is off, or holds weights.
+        SystemFailure: The system failed: disk, permission or memory.
+        UsageError: The object is not Flax's, or an option is not valid.
+    """
+    trees = load_trees()
+    registry = given_registry(registry)
+    state = FlaxFramework().state(tree)
+    options = WriteOptions(
+        _format_for(path, format, registry),
+        max_shard_size,
+        workers,
+        max_ram,
+        overwrite,
+        verify,
+        progress,
+    )
+    if trees.is_on_other_hosts(state):
+        saved: Saved = trees.save_together(state, path, options, registry)
+        return saved
+    return save_state(
+        state,
+        path,
+        format=options.format,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        verify=verify,
+        workers=workers,
+        max_ram=max_ram,
+        progress=progress,
+        registry=registry,
+    )
+
+
+def _format_for(path: str | os.PathLike[str], format: str | None, registry: Registry) -> str | None:
+    """Return the format that the caller names; safetensors where the name of the destination has none."""
+    if format is not None:
+        return format
+    name = str(path).lower()
+    suffixes = [each.extensions for each in registry.formats.values()]
+    suffixes += [each.extensions for each in registry.folder_formats.values()]
+    return None if any(map(name.endswith, suffixes)) else "safetensors"

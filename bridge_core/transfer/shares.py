@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bridge_core.ops import OpTensor, Split
-from bridge_core.state import FileTensor, Region, StridedFileTensor, Tensor, TensorSpec, regions
+from bridge_core.state import FileTensor, Region, StridedFileTensor, Tensor, regions
 from bridge_core.transfer.memory_order import chunk_shape_of, chunked_sources
 
 __all__ = ["Cut", "ReadCost", "best_cut", "boxed", "grouped_by_chunks", "joined_boxes", "read_cost"]
@@ -229,10 +229,9 @@ def grouped_by_chunks(tensors: Sequence[Tensor], max_bytes: int) -> Iterator[lis
         first = shared[0] if shared else number
         members = groups.setdefault(first, [])
         for other in shared[1:]:
-            members += groups.pop(other)
-        for source, group in owner.items():
-            if group in shared:
-                owner[source] = first
+            for moved in groups.pop(other):
+                owner.update(dict.fromkeys(map(id, chunked_sources(tensors[moved])), first))
+                members.append(moved)
         owner.update(dict.fromkeys(sources, first))
         members.append(number)
     waiting: list[int] = []

@@ -83,6 +83,8 @@ def _array_tensor(key: Key, array: jax.Array) -> Tensor:
             key=key,
             hint="Convert it before the call that donates it.",
         )
+    if not array.is_fully_addressable and array.is_fully_replicated:
+        array = array.addressable_data(0)
     if not array.is_fully_addressable:
         return SpreadTensor(key, array)
     devices = array.devices()
