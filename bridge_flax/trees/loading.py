@@ -120,8 +120,8 @@ class LeafReader:
                 wanted.append(_of_leaf(key, tensor, leaf))
         result |= _read(wanted, self._workers, self._max_bytes)
         exchanged = [f"{join_key(key)} {state.spec(key)} {share.cut.parts}" for key, share in shares.items()]
-        self._processes.agree("load the tree", about=exchanged)
         self._agreed = True
+        self._processes.agree("load the tree", about=exchanged)
         for key, share in shares.items():
             result[key] = share.exchanged(result.pop(key), state.spec(key).dtype)
         return result

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support import mesh_work
 
-_SECONDS = 240
+_SECONDS = 120
 
 
 def run_mesh(scenario, folder, *, processes, devices, kind="auto"):
