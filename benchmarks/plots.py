@@ -120,6 +120,16 @@ def _work(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _remote(plt: Any, document: Mapping[str, Any]) -> Any:
+    contests = document["contests"]
+    sizes = dict(enumerate(contests))
+    figure = _file_to_file(plt, {**document, "sizes": sizes, "cold": False})
+    for axes, contest in zip(figure.axes[::2], contests, strict=True):
+        size, delay = contest["bytes"] / 1e9, contest["delay_ms"]
+        axes.set_title(f"{size:.1f} GB, answers after {delay:.0f} ms: time, x {document['baseline']}")
+    return figure
+
+
 def _load(plt: Any, document: Mapping[str, Any]) -> Any:
     groups = [
         (size, title, group)
@@ -295,6 +305,7 @@ _DRAWN = {
     "from_pretrained": _from_pretrained,
     "load": _load,
     "memory": _memory,
+    "remote": _remote,
     "stacking": _stacking,
     "orbax_checkpoints": _file_to_file,
     "work": _work,

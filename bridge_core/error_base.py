@@ -1,4 +1,4 @@
-"""The base of every error, and what it tells programs."""
+"""The base of every error, and what all errors have in common for programs."""
 
 from __future__ import annotations
 

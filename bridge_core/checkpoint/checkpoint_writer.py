@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bridge_core.checkpoint.destination_errors import shown_as
-from bridge_core.checkpoint.destinations import as_destined
 from bridge_core.checkpoint.file_writing import FileWriter
+from bridge_core.checkpoint.locations import as_destined
 from bridge_core.checkpoint.own_files import describes_old_weights, remove_manifest_of
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import plan_files
 from bridge_core.checkpoint.write_checks import checked_state, refuse_other_checkpoint
-from bridge_core.checkpoint.write_options import Destined, WriteOptions, as_path
+from bridge_core.checkpoint.write_options import Destined, WriteOptions, as_location
 from bridge_core.errors import DestinationExists
 from bridge_core.formats import FolderFormat
 from bridge_core.io import RemotePath, replacing_file, replacing_folder
@@ -28,7 +28,7 @@ __all__ = ["write_checkpoint"]
 def write_checkpoint(state: FlatState, path: Destined, options: WriteOptions, registry: Registry) -> Saved:
     """Write a state to a file or a folder; errors as in `save_state`."""
     path = as_destined(path, registry)
-    destination = path if isinstance(path, RemotePath) else as_path(path)
+    destination = as_location(path)
     state, used = checked_state(state, path, options, registry)
     log("checkpoint", "writing %s as %s: %d bytes", destination, used.name, state.nbytes)
     if isinstance(destination, RemotePath):

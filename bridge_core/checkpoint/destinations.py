@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from bridge_core.checkpoint.destination_errors import shown_as
-from bridge_core.checkpoint.locations import local_path, system_of
-from bridge_core.checkpoint.write_options import Destined, as_path
+from bridge_core.checkpoint.locations import as_destined, writable
+from bridge_core.checkpoint.write_options import Destined, as_location
 from bridge_core.errors import LimitExceeded, SourceNotFound, UsageError
 from bridge_core.io import (
-    CommitsFolders,
+    FileSystem,
     RemotePath,
     SourceFile,
     WritableFileSystem,
     is_plain_name,
     repeated,
     replacing_file,
-    scheme_of,
     scratch_folder,
     shown_url,
     sweep,
@@ -28,7 +26,13 @@ from bridge_core.io import (
 )
 from bridge_core.plugins import Registry
 
-__all__ = ["Destination", "LocalFolder", "StoreFolder", "as_destined", "destination_at", "writable"]
+__all__ = [
+    "Destination",
+    "LocalFolder",
+    "StoreFolder",
+    "destination_at",
+    "sizes_at",
+]
 
 
 class Destination(Protocol):
@@ -219,12 +223,7 @@ class StoreFolder:
 
     def sizes(self) -> Mapping[str, int]:
         """Return the bytes of its files."""
-        try:
-            entries = repeated(lambda: self.system.entries(self.url), "listing the folder", self.name) or ()
-        except SourceNotFound:
-            return {}
-        sizes = {entry.name: entry.size for entry in entries if entry.size is not None}
-        return dict(sorted(sizes.items()))
+        return sizes_at(self.system, self.url)
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file."""
@@ -281,54 +280,19 @@ def destination_at(path: Destined, registry: Registry) -> Destination:
         MissingDependency: The file system of the scheme is not installed.
         UsageError: It is not a path, no file system has the scheme, or the file system cannot be written.
     """
-    destined = as_destined(path, registry)
-    if isinstance(destined, RemotePath):
-        return StoreFolder(writable(destined), destined.url)
-    return LocalFolder(as_path(destined))
+    place = as_location(as_destined(path, registry))
+    if isinstance(place, RemotePath):
+        return StoreFolder(writable(place), place.url)
+    return LocalFolder(place)
 
 
-def as_destined(path: Destined, registry: Registry) -> Destined:
-    """Return a destination as the caller gave it, a URL as a path at its file system.
-
-    Args:
-        path: A path, a ``file://`` URL, or a URL of a file system that can be written.
-        registry: Where file systems are found.
-
-    Raises:
-        MissingDependency, UsageError: As `destination_at`.
-    """
-    text = os.fspath(path) if isinstance(path, str) else None
-    if text is None or scheme_of(text) is None or os.path.lexists(text):
-        if isinstance(path, RemotePath) and not isinstance(path.system, CommitsFolders):
-            writable(path)
-        return path
-    if scheme_of(text) == "file":
-        place = local_path(text)
-        return f"{place}{os.sep}" if text.endswith("/") else place
-    return as_destined(RemotePath(system_of(text, registry), text), registry)
-
-
-def writable(place: RemotePath) -> WritableFileSystem:
-    """Return the file system of a destination.
-
-    Raises:
-        UsageError: It can only be read.
-    """
-    if isinstance(place.system, WritableFileSystem):
-        return place.system
-    if isinstance(place.system, CommitsFolders):
-        raise UsageError(
-            "expected a destination whose files are written one at a time; here all files are written in one "
-            "step.",
-            path=str(place),
-            hint="Convert in one process, without parts and resume.",
-        )
-    scheme = scheme_of(place.url)
-    raise UsageError(
-        f"expected a destination that can be written, got a {scheme}:// URL, which can only be read.",
-        path=str(place),
-        hint="Write to a local path and upload the result, or give a URL of a store, such as s3://.",
-    )
+def sizes_at(system: FileSystem, url: str) -> Mapping[str, int]:
+    """Return the bytes of the files in a folder at a URL, by name; nothing if there is no such folder."""
+    try:
+        entries = repeated(lambda: system.entries(url), "listing the folder", shown_url(url)) or ()
+    except SourceNotFound:
+        return {}
+    return dict(sorted((entry.name, entry.size) for entry in entries if entry.size is not None))
 
 
 def _plain(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge_core.checkpoint.detect_format import by_extension
-from bridge_core.checkpoint.write_options import Destined, WriteOptions, name_of
+from bridge_core.checkpoint.write_options import Destined, WriteOptions, as_location
 from bridge_core.formats import FolderFormat, Format
 from bridge_core.plugins import Registry
 
@@ -26,7 +26,7 @@ def chosen_format(
     """
     if options.format is not None:
         return registry.any_format(options.format)
-    name = name_of(path)
+    name = as_location(path).name
     for candidate in registry.folder_formats.values():
         if name.lower().endswith(candidate.extensions):
             return candidate

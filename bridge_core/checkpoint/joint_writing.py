@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bridge_core.checkpoint.destinations import as_destined, destination_at
+from bridge_core.checkpoint.destinations import destination_at
 from bridge_core.checkpoint.file_writing import FileWriter
+from bridge_core.checkpoint.locations import as_destined
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import PlannedFile, plan_files, write_planned_file
 from bridge_core.checkpoint.weight_files import is_weights_name

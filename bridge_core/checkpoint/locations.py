@@ -6,14 +6,22 @@ import os
 import urllib.parse
 from pathlib import Path
 
-from bridge_core.checkpoint.write_options import StrPath, as_path
+from bridge_core.checkpoint.write_options import Destined, StrPath, as_path
 from bridge_core.errors import MissingDependency, UsageError
-from bridge_core.io import FileSystem, Location, RemotePath, scheme_of, shown_url
+from bridge_core.io import (
+    CommitsFolders,
+    FileSystem,
+    Location,
+    RemotePath,
+    WritableFileSystem,
+    scheme_of,
+    shown_url,
+)
 from bridge_core.messages import nearest
 from bridge_core.plugins import Registry, guarded_system
 from bridge_core.state import FlatState
 
-__all__ = ["local_path", "locate", "location_of", "system_of"]
+__all__ = ["as_destined", "local_path", "locate", "location_of", "system_of", "writable"]
 
 _EXTRAS = {"hf": "hf", "s3": "remote", "gs": "remote", "http": "remote", "https": "remote"}
 """Scheme -> extra of ckptbridge that installs its file system."""
@@ -69,6 +77,51 @@ def system_of(url: str, registry: Registry) -> FileSystem:
         f"no file system has {scheme}:// URLs.",
         path=shown_url(url),
         hint=nearest(scheme, sorted(known), listing="Known"),
+    )
+
+
+def as_destined(path: Destined, registry: Registry) -> Destined:
+    """Return a destination as the caller gave it, a URL as a path at its file system.
+
+    Args:
+        path: A path, a ``file://`` URL, or a URL of a file system that can be written.
+        registry: Where file systems are found.
+
+    Raises:
+        MissingDependency: The file system of the scheme is not installed.
+        UsageError: No file system has the scheme, or it can only be read.
+    """
+    text = os.fspath(path) if isinstance(path, str) else None
+    if text is None or scheme_of(text) is None or os.path.lexists(text):
+        if isinstance(path, RemotePath) and not isinstance(path.system, CommitsFolders):
+            writable(path)
+        return path
+    if scheme_of(text) == "file":
+        place = local_path(text)
+        return f"{place}{os.sep}" if text.endswith("/") else place
+    return as_destined(RemotePath(system_of(text, registry), text), registry)
+
+
+def writable(place: RemotePath) -> WritableFileSystem:
+    """Return the file system of a destination.
+
+    Raises:
+        UsageError: It can only be read.
+    """
+    if isinstance(place.system, WritableFileSystem):
+        return place.system
+    if isinstance(place.system, CommitsFolders):
+        raise UsageError(
+            "expected a destination whose files are written one at a time; here all files are written in one "
+            "step.",
+            path=str(place),
+            hint="Convert in one process, without parts and resume.",
+        )
+    scheme = scheme_of(place.url)
+    raise UsageError(
+        f"expected a destination that can be written, got a {scheme}:// URL, which can only be read.",
+        path=str(place),
+        hint="Write to a local path and upload the result, or give a URL of a store, such as s3://.",
     )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint.checkpoint_writer import write_checkpoint
 from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.checkpoint.folder_checkpoint import (
@@ -210,6 +209,8 @@ def save_state(
         item=item,
     )
     registry = given_registry(registry)
+    from bridge_core.checkpoint.checkpoint_writer import write_checkpoint  # reading does not need it
+
     return write_checkpoint(_with_layout(state, layout, registry), path, options, registry)
 
 

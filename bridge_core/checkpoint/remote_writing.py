@@ -12,31 +12,29 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bridge_core.checkpoint.destinations import Destination, LocalFolder, StoreFolder, writable
+from bridge_core.checkpoint.destinations import Destination, LocalFolder, StoreFolder, sizes_at
 from bridge_core.checkpoint.file_writing import FileWriter
 from bridge_core.checkpoint.local_copies import upload_command
+from bridge_core.checkpoint.locations import writable
 from bridge_core.checkpoint.own_files import MANIFEST_NAME, WORK_FOLDER, manifest_name
 from bridge_core.checkpoint.remote_changes import Changes
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import PlannedFile, PlannedFiles, plan_files, write_planned_file
-from bridge_core.checkpoint.sidecar_files import check_copy, fill_file
+from bridge_core.checkpoint.sidecar_files import checked_filler, fill_file
 from bridge_core.checkpoint.write_checks import refuse_other_checkpoint
-from bridge_core.checkpoint.write_options import WriteOptions
+from bridge_core.checkpoint.write_options import USUAL_SHARD_SIZE, WriteOptions
 from bridge_core.errors import (
     BridgeError,
     DestinationExists,
     NeedsLocalPath,
     RemoteFailure,
-    SourceNotFound,
     VerificationError,
 )
 from bridge_core.formats import FolderFormat, Format
 from bridge_core.io import (
     CommitsFolders,
-    FileSystem,
     Location,
     RemotePath,
-    SourceFile,
     scratch_folder,
     shown_url,
 )
@@ -47,9 +45,6 @@ from bridge_core.state import FlatState, Key
 __all__ = ["write_remote_checkpoint"]
 
 Put = Callable[[str, Callable[[Path], None]], int]
-
-_USUAL_SHARD = "5GB"
-"""Largest shard in a folder at a URL: the local disk needs room for one."""
 
 
 def write_remote_checkpoint(
@@ -83,10 +78,10 @@ def write_remote_checkpoint(
             hint="Write to a local folder, and upload it" + (f": {command}" if command else "."),
         )
     _refuse_own_source(state.location, place)
-    writer = FileWriter(state, used, registry, options, uploads=True)
     is_folder = options.fills_folder(place)
-    if is_folder and options.max_shard_size is None:
-        writer.options = options = replace(options, max_shard_size=_USUAL_SHARD)
+    if is_folder and options.max_shard_size is None:  # the local disk needs room for one shard
+        options = replace(options, max_shard_size=USUAL_SHARD_SIZE)
+    writer = FileWriter(state, used, registry, options, uploads=True)
     if isinstance(place.system, CommitsFolders):
         return _commit(writer, place, place.system, is_folder=is_folder)
     return _write_folder(writer, place) if is_folder else _write_object(writer, place)
@@ -172,9 +167,9 @@ def _commit(writer: FileWriter, place: RemotePath, system: CommitsFolders, *, is
     from bridge_core.checkpoint.weight_files import is_weights_name
 
     options = writer.options
-    system.pinned(place.url)  # a missing repository is refused before anything is written
+    RemotePath.pinned(system, place.url)  # a missing repository is refused before anything is written
     target = place if is_folder else place.parent
-    there = _names_at(system, target.url)
+    there = frozenset(sizes_at(system, target.url))
     only = _only_file(writer, place.name)
     planned = plan_files(writer.state, writer.format, options) if is_folder else PlannedFiles((only,))
     sidecar_files = _fillers(options)
@@ -273,23 +268,10 @@ def _only_file(writer: FileWriter, name: str) -> PlannedFile:
 
 def _fillers(options: WriteOptions) -> dict[str, Callable[[Path], None]]:
     """Return for each sidecar file how it is written to an empty local file, and compared."""
-
-    def filler(source: SourceFile | bytes) -> Callable[[Path], None]:
-        def fill(path: Path) -> None:
-            fill_file(source, path)
-            check_copy(source, path, read_again=options.verify)
-
-        return fill
-
-    return {name: filler(source) for name, source in options.sidecar_files.items()}
-
-
-def _names_at(system: FileSystem, url: str) -> frozenset[str]:
-    """Return the names of the files in a folder; none if it does not exist yet."""
-    try:
-        return frozenset(entry.name for entry in system.entries(url) or () if not entry.is_folder)
-    except SourceNotFound:
-        return frozenset()
+    return {
+        name: checked_filler(source, read_again=options.verify)
+        for name, source in options.sidecar_files.items()
+    }
 
 
 def _remove_old(folder: StoreFolder, names: Collection[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from bridge_core.errors import VerificationError
 from bridge_core.io import SourceFile, create_file as new_file, open_to_write, system_failures, write_all
 
-__all__ = ["check_copy", "copy_file", "create_file", "fill_file"]
+__all__ = ["check_copy", "checked_filler", "copy_file", "create_file", "fill_file"]
 
 _BLOCK = 1 << 20
 
@@ -73,6 +74,21 @@ def check_copy(source: SourceFile | bytes, path: Path, *, read_again: bool) -> N
         )
     if isinstance(source, SourceFile):
         source.check_unchanged()
+
+
+def checked_filler(source: SourceFile | bytes, *, read_again: bool) -> Callable[[Path], None]:
+    """Return a function that copies a source to an empty file and checks the copy.
+
+    Args:
+        source: What it copies.
+        read_again: As in `check_copy`.
+    """
+
+    def fill(path: Path) -> None:
+        fill_file(source, path)
+        check_copy(source, path, read_again=read_again)
+
+    return fill
 
 
 def _same_bytes(source: SourceFile | bytes, path: Path) -> bool:

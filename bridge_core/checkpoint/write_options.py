@@ -10,20 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.errors import UsageError
-from bridge_core.io import Location, RemotePath, SourceFile, shown_url
+from bridge_core.io import Location, RemotePath, SourceFile, scheme_of, shown_url
 from bridge_core.messages import shown
 from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
 
-__all__ = ["Destined", "StrPath", "WriteOptions", "as_path", "is_folder", "name_of", "require_step"]
+__all__ = [
+    "Destined",
+    "StrPath",
+    "USUAL_SHARD_SIZE",
+    "WriteOptions",
+    "as_location",
+    "as_path",
+    "is_folder",
+    "require_step",
+]
 
 StrPath = str | os.PathLike[str]
 
 Destined = StrPath | RemotePath
 """A destination as the caller gave it, a URL as a path at its file system."""
 
+USUAL_SHARD_SIZE = "5GB"
+"""Largest shard of a folder at a URL, or written in parts, where the caller gives no limit."""
+
 _BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ def as_path(path: StrPath) -> Path:
         raise UsageError(f"expected a path, a str or a pathlib.Path, got {shown(path)}.")
     if not text:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
-    if _ADDRESS.match(text) and not os.path.lexists(text):
+    if scheme_of(text) and not os.path.lexists(text):
         raise UsageError(
             f"expected the path of a local file or folder, got the address {shown_url(text)}.",
             hint="Download the source first, or write to a local path and upload the result.",
@@ -116,9 +127,9 @@ def as_path(path: StrPath) -> Path:
     return Path(path)
 
 
-def name_of(destination: Destined) -> str:
-    """Return the last part of a destination's path."""
-    return destination.name if isinstance(destination, RemotePath) else as_path(destination).name
+def as_location(destination: Destined) -> Location:
+    """Return where a destination is; errors as in `as_path`."""
+    return destination if isinstance(destination, RemotePath) else as_path(destination)
 
 
 def is_folder(path: Location) -> bool:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import WriteOptions, as_destined, guided, write_checkpoint
-from bridge_core.conversion.inputs import located, opened, refuse_empty
-from bridge_core.conversion.options import ConversionOptions, given_only
+from bridge_core.checkpoint import WriteOptions, as_destined, as_location, guided
+from bridge_core.conversion.inputs import conversion_options, located, opened, refuse_empty
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.rule_errors import naming_rule
 from bridge_core.conversion.source_plan import plan_source
 from bridge_core.errors import UsageError
-from bridge_core.io import RemotePath
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.public import require_bool
-from bridge_core.rules import Allowed, Permissions, Rules, as_rules
+from bridge_core.rules import Allowed, Rules
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
@@ -109,25 +106,23 @@ def plan_conversion(
             the source has no such entry.
     """
     registry = given_registry(registry)
-    permissions = Permissions.of(
-        accept_guesses,
-        allow_missing,
-        allow_unexpected,
-        allow_mismatched,
-        allow_unclaimed,
-        allow_inexact=allow_inexact,
-    )
-    options = ConversionOptions(
-        to,
-        located(like, registry),
-        model,
-        as_rules(rules),
-        permissions,
-        layout,
-        follow_links,
-        recipe=recipe,
-        only=given_only(only),
-    )
+    given = {
+        "to": to,
+        "like": like,
+        "model": model,
+        "rules": rules,
+        "recipe": recipe,
+        "only": only,
+        "accept_guesses": accept_guesses,
+        "allow_missing": allow_missing,
+        "allow_unexpected": allow_unexpected,
+        "allow_mismatched": allow_mismatched,
+        "allow_unclaimed": allow_unclaimed,
+        "allow_inexact": allow_inexact,
+        "layout": layout,
+        "follow_links": follow_links,
+    }
+    options = conversion_options(given, registry)
     source = located(source, registry)
     with opened(
         source, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
@@ -244,70 +239,42 @@ def convert(
     registry = given_registry(registry)
     require_bool("resume", resume)
     require_bool("manifest", manifest)
+    given = {
+        "to": to,
+        "format": format,
+        "like": like,
+        "model": model,
+        "rules": rules,
+        "recipe": recipe,
+        "only": only,
+        "accept_guesses": accept_guesses,
+        "allow_missing": allow_missing,
+        "allow_unexpected": allow_unexpected,
+        "allow_mismatched": allow_mismatched,
+        "allow_unclaimed": allow_unclaimed,
+        "allow_inexact": allow_inexact,
+        "dtype": dtype,
+        "max_shard_size": max_shard_size,
+        "layout": layout,
+        "follow_links": follow_links,
+        "entry": entry,
+        "step": step,
+    }
     if resume or executor is not None:
         by = "executor=" if executor is not None else "resume=True (--resume)"
         _refuse_in_parts(by, overwrite=overwrite, verify=not verify, to_step=to_step, to_item=to_item)
-        given = {
-            "to": to,
-            "format": format,
-            "like": like,
-            "model": model,
-            "rules": rules,
-            "recipe": recipe,
-            "only": only,
-            "accept_guesses": accept_guesses,
-            "allow_missing": allow_missing,
-            "allow_unexpected": allow_unexpected,
-            "allow_mismatched": allow_mismatched,
-            "allow_unclaimed": allow_unclaimed,
-            "allow_inexact": allow_inexact,
-            "dtype": dtype,
-            "max_shard_size": max_shard_size,
-            "layout": layout,
-            "follow_links": follow_links,
-            "entry": entry,
-            "step": step,
-        }
+        running: dict[str, Any] = {"workers": workers, "max_ram": max_ram, "progress": progress}
         if executor is not None:
             from bridge_core.conversion.by_executor import convert_by_executor
 
-            return convert_by_executor(
-                src,
-                dst,
-                given,
-                registry,
-                executor,
-                resume=resume,
-                workers=workers,
-                max_ram=max_ram,
-                progress=progress,
-            )
+            return convert_by_executor(src, dst, given, registry, executor, resume=resume, **running)
         from bridge_core.conversion.in_parts import convert_resumably
 
-        return convert_resumably(
-            src, dst, given, registry, workers=workers, max_ram=max_ram, progress=progress
-        )
+        return convert_resumably(src, dst, given, registry, **running)
+    from bridge_core.checkpoint import write_checkpoint  # commands that only read import this module too
+
     destined = as_destined(dst, registry)
-    permissions = Permissions.of(
-        accept_guesses,
-        allow_missing,
-        allow_unexpected,
-        allow_mismatched,
-        allow_unclaimed,
-        allow_inexact=allow_inexact,
-    )
-    options = ConversionOptions(
-        to,
-        located(like, registry),
-        model,
-        as_rules(rules),
-        permissions,
-        layout,
-        follow_links,
-        dtype,
-        recipe=recipe,
-        only=given_only(only),
-    )
+    options = conversion_options(given, registry)
     writing = WriteOptions(
         format, max_shard_size, workers, max_ram, overwrite, verify, progress, step=to_step, item=to_item
     )
@@ -329,7 +296,7 @@ def convert(
 
                 refuse_without_files(destined, writing, registry, layout=result.layout)
             saved = write_checkpoint(result, destined, writing, registry)
-            folder = destined if isinstance(destined, RemotePath) else Path(destined)
+            folder = as_location(destined)
             sidecar_files = tuple(folder / name for name in writing.sidecar_files)
             if manifest:
                 write_manifest(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Unpack
 
-from bridge_core.checkpoint import destination_at, is_weights_name, locate
+from bridge_core.checkpoint import locate
 from bridge_core.conversion.given_options import (
     GivenOptions,
     options_as_data,
@@ -21,13 +20,13 @@ from bridge_core.conversion.given_options import (
 )
 from bridge_core.conversion.part_reports import PartReport, WorkStatus
 from bridge_core.conversion.part_writing import finish_files, write_files
-from bridge_core.conversion.prepared_work import Running, prepared_work
+from bridge_core.conversion.prepared_work import Running, prepared_work, work_folder
 from bridge_core.conversion.report import Report
 from bridge_core.errors import UsageError
-from bridge_core.io import SourceFile
+from bridge_core.io import open_location
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.transfer import Progress
-from bridge_core.work import WorkFolder, WorkList, balanced_parts, read_work_list
+from bridge_core.work import WorkList, balanced_parts, read_work_list
 
 __all__ = ["GivenWork", "convert_resumably", "finish_work", "make_work", "run_part", "work_status"]
 
@@ -175,7 +174,7 @@ def work_status(work: GivenWork, *, registry: Registry | None = None) -> WorkSta
         BadInputError: The list was edited.
     """
     work, registry, _ = _opened_work(work, registry)
-    folder = _work_folder(work, registry)
+    folder = work_folder(work, registry)
     finished = folder.finished() is not None
     complete = {file.name for file in work.files} if finished else folder.receipts().keys()
     missing = {
@@ -237,16 +236,8 @@ def _opened_work(work: GivenWork, registry: Registry | None) -> tuple[WorkList, 
         else:
             place = locate(work, given_registry(registry))
             path = str(place)
-            if isinstance(place, Path):
-                with SourceFile(place) as file:
-                    work = read_work_list(file.read(0, file.size), path=path)
-            else:
-                work = read_work_list(place.read_bytes(), path=path)
+            with open_location(place) as file:
+                work = read_work_list(file.read(0, file.size), path=path)
     if registry is None:
         registry = registry_of_data(work.added_plugins, work.disabled_plugins)
     return work, given_registry(registry), path
-
-
-def _work_folder(work: WorkList, registry: Registry) -> WorkFolder:
-    weights = is_weights_name(registry.formats.values())
-    return WorkFolder(destination_at(work.destination, registry), work, weights)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bridge_core.checkpoint import locate, open_state
-from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import BridgeError, ConversionError, UsageError
 from bridge_core.io import is_location, scheme_of, shown_path
 from bridge_core.plugins import Framework, Registry, TrainStates, weights_of
+from bridge_core.rules import Permissions, as_rules
 from bridge_core.state import (
     FlatState,
     as_state,
@@ -25,7 +26,16 @@ from bridge_core.state import (
     unflatten_tree,
 )
 
-__all__ = ["known_module", "located", "opened", "refuse_empty", "state_of", "template_of", "weights_in"]
+__all__ = [
+    "conversion_options",
+    "known_module",
+    "located",
+    "opened",
+    "refuse_empty",
+    "state_of",
+    "template_of",
+    "weights_in",
+]
 
 
 def located(value: Any, registry: Registry) -> Any:
@@ -38,6 +48,40 @@ def located(value: Any, registry: Registry) -> Any:
         MissingDependency, UsageError, AccessDenied, RemoteFailure: As `locate`.
     """
     return locate(value, registry) if isinstance(value, str) and scheme_of(value) else value
+
+
+def conversion_options(given: Mapping[str, Any], registry: Registry) -> ConversionOptions:
+    """Return the options of a conversion from the arguments of `convert` or `plan_conversion`.
+
+    Args:
+        given: Name of an argument -> its value; those that are left out have their default. Arguments about
+            opening the source and writing the result are ignored.
+        registry: The plugins.
+
+    Raises:
+        UsageError, RuleError: A value is not valid.
+        MissingDependency, AccessDenied, RemoteFailure: The template cannot be located.
+    """
+    permissions = Permissions.of(
+        given.get("accept_guesses", False),
+        given.get("allow_missing", ()),
+        given.get("allow_unexpected", ()),
+        given.get("allow_mismatched", ()),
+        given.get("allow_unclaimed", ()),
+        allow_inexact=given.get("allow_inexact", False),
+    )
+    return ConversionOptions(
+        given["to"],
+        located(given.get("like"), registry),
+        given.get("model"),
+        as_rules(given.get("rules", ())),
+        permissions,
+        given.get("layout"),
+        given.get("follow_links", False),
+        given.get("dtype"),
+        recipe=given.get("recipe"),
+        only=given_only(given.get("only", ())),
+    )
 
 
 def state_of(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint import location_of
+from bridge_core.checkpoint import as_location, location_of
 from bridge_core.conversion.model_factory import load_factory
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import BadInputError, BridgeError, MissingDependency, PluginError, UsageError
@@ -83,7 +82,7 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
 
 
 def _is_folder(source: str | os.PathLike[str] | RemotePath) -> bool:
-    return (source if isinstance(source, RemotePath) else Path(source)).is_dir()
+    return as_location(source).is_dir()
 
 
 def _checkpoint(
@@ -151,7 +150,7 @@ def with_config_way(
     """
     if not is_location(source):
         return plan
-    path = source if isinstance(source, RemotePath) else Path(source)
+    path = as_location(source)
     has_config = exists_beside((path if path.is_dir() else path.parent) / _CONFIG)
     ways: list[tuple[str, str]] = []
     is_guided = known.like is not None and options.like is None and options.model in (None, "auto")

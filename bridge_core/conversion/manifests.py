@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 from bridge_core.checkpoint import (
     MANIFEST_NAME,
     Saved,
     WriteOptions,
+    checked_filler,
     checksum,
     chosen_format,
     destination_at,
@@ -21,12 +21,12 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.prepared_work import plan_digest, source_identity, versions_of
 from bridge_core.errors import NeedsLocalPath, UsageError, VerificationError
 from bridge_core.formats import FolderFormat
-from bridge_core.io import CommitsFolders, Location, RemotePath, open_location
+from bridge_core.io import CommitsFolders, Location, RemotePath
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry
 from bridge_core.state import FlatState, Key
 from bridge_core.transfer import Budget, run_jobs
-from bridge_core.work import Manifest, SourceIdentity, WrittenFile, file_digest, specs_digest, tensor_sums
+from bridge_core.work import Manifest, SourceIdentity, WrittenFile, specs_digest, tensor_sums
 
 __all__ = ["refuse_without_files", "write_manifest"]
 
@@ -100,18 +100,14 @@ def write_manifest(
     # The index of a sharded set has no tensors.
     with_tensors = weights or [last]
     files = [_written_file(file, saved, registry, budget) for file in with_tensors]
-    files += map(_other_file, (*([last] if weights else []), *map(_afresh, sidecar_files)))
+    files += map(WrittenFile.of, (*([last] if weights else []), *map(_afresh, sidecar_files)))
     text, identity = _named_source(source)
     versions = versions_of(plan, source, known, used, registry, options)
     manifest = Manifest(text, identity, plan_digest(plan), versions, saved.format, tuple(files))
-    folder = destination_at(last.parent if isinstance(last, RemotePath) else str(last.parent), registry)
+    folder = destination_at(last.parent, registry)
     name = MANIFEST_NAME if is_folder else manifest_name(last.name)
     document = manifest.to_text().encode()
-
-    def write(path: Path) -> None:
-        path.write_bytes(document)
-
-    folder.put(name, write)
+    folder.put(name, checked_filler(document, read_again=True))
 
 
 def _named_source(source: FlatState) -> tuple[str, SourceIdentity]:
@@ -124,12 +120,6 @@ def _named_source(source: FlatState) -> tuple[str, SourceIdentity]:
 def _afresh(place: Location) -> Location:
     """Return a place of which nothing is remembered that its server said before it was written."""
     return RemotePath(place.system, place.url) if isinstance(place, RemotePath) else place
-
-
-def _other_file(place: Location) -> WrittenFile:
-    with open_location(place) as file:
-        size = file.size
-    return WrittenFile(place.name, size, file_digest(place))
 
 
 def _written_file(place: Location, saved: Saved, registry: Registry, budget: Budget) -> WrittenFile:
@@ -150,5 +140,4 @@ def _written_file(place: Location, saved: Saved, registry: Registry, budget: Bud
                 hint="Convert again, and let no other program write to the destination.",
             )
         tensors = tensor_sums(state, sums)
-    other = _other_file(place)
-    return WrittenFile(other.name, other.size, other.sha256, tensors)
+    return WrittenFile.of(place, tensors)

@@ -9,15 +9,13 @@ from bridge_core.checkpoint import (
     FileWriter,
     PlannedFile,
     Saved,
-    check_copy,
-    fill_file,
+    checked_filler,
     write_planned_file,
 )
 from bridge_core.conversion.prepared_work import PreparedWork
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.rule_errors import naming_rule
 from bridge_core.errors import ConversionError
-from bridge_core.io import SourceFile
 from bridge_core.messages import count, listed
 from bridge_core.state import join_key, split_name
 from bridge_core.work import ListedFile, Manifest, Receipt, TensorSum, WorkFolder, WorkList, tensor_sums
@@ -86,7 +84,7 @@ def finish_files(prepared: PreparedWork, work: WorkList) -> Report:
         for receipt in receipts.values():
             overflows.update(receipt.overflows)
         others = [
-            folder.put_other(name, _copying(source))
+            folder.put_other(name, checked_filler(source, read_again=True))
             for name, source in prepared.writing.sidecar_files.items()
         ]
         files = [receipts[file.name].file for file in work.files]
@@ -124,13 +122,3 @@ def _require_complete(work: WorkList, receipts: Mapping[str, Receipt]) -> None:
         hint=f"Run {'part' if len(parts) == 1 else 'parts'} {listed(map(str, parts))}: "
         f"ckptbridge work run FILE --part {parts[0]}.",
     )
-
-
-def _copying(source: SourceFile | bytes) -> Callable[[Path], None]:
-    """Return what copies a sidecar file and compares the copy."""
-
-    def fill(path: Path) -> None:
-        fill_file(source, path)
-        check_copy(source, path, read_again=True)
-
-    return fill

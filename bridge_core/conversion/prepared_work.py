@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import (
-    Destination,
+    USUAL_SHARD_SIZE,
     PlannedFiles,
     WriteOptions,
     as_destined,
+    as_location,
     checked_state,
     destination_at,
     guided,
@@ -22,15 +22,14 @@ from bridge_core.checkpoint import (
     plan_files,
 )
 from bridge_core.conversion.given_options import options_of_data, plugins_as_data
-from bridge_core.conversion.inputs import located, opened, refuse_empty
-from bridge_core.conversion.options import ConversionOptions, given_only
+from bridge_core.conversion.inputs import conversion_options, opened, refuse_empty
+from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.source_plan import plan_source
 from bridge_core.errors import UsageError
 from bridge_core.formats import FolderFormat, Format
 from bridge_core.io import Location, RemotePath
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry
-from bridge_core.rules import Permissions, as_rules
 from bridge_core.state import FlatState, join_key
 from bridge_core.transfer import Progress
 from bridge_core.work import ListedFile, SourceIdentity, WorkFolder, WorkList, identity_of_source, json_digest
@@ -43,10 +42,8 @@ __all__ = [
     "prepared_work",
     "source_identity",
     "versions_of",
+    "work_folder",
 ]
-
-_SHARD_SIZE = "5GB"
-"""Largest bytes of a file where neither the caller nor a model library gives a limit."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +84,9 @@ class PreparedWork:
     registry: Registry
 
     @property
-    def destination(self) -> Destination:
-        """The folder to write."""
-        return destination_at(self.work.destination, self.registry)
-
-    @property
     def folder(self) -> WorkFolder:
         """What is complete in the destination."""
-        weights = is_weights_name(self.registry.formats.values())
-        return WorkFolder(self.destination, self.work, weights)
+        return work_folder(self.work, self.registry)
 
     def place(self, name: str) -> Location:
         """Return where a file of the destination is, or will be."""
@@ -129,7 +120,7 @@ def prepared_work(
     place = locate(source, registry)
     source = place.url if isinstance(place, RemotePath) else source
     arguments = options_of_data(data, path=path)
-    options = _conversion_options(arguments, registry)
+    options = conversion_options(arguments, registry)
     limit = arguments.get("max_shard_size")
     writing = WriteOptions(
         arguments.get("format"), limit, running.workers, running.max_ram, False, True, running.progress
@@ -153,7 +144,7 @@ def prepared_work(
             writing, known, state, destined, registry, layout=result.layout, follow_links=links
         ) as writing:
             if writing.max_shard_size is None:
-                writing = replace(writing, max_shard_size=_SHARD_SIZE)
+                writing = replace(writing, max_shard_size=USUAL_SHARD_SIZE)
             written, used = checked_state(result, destined, writing, registry)
             if isinstance(used, FolderFormat):
                 raise UsageError(
@@ -252,37 +243,20 @@ def versions_of(
     return versions
 
 
+def work_folder(work: WorkList, registry: Registry) -> WorkFolder:
+    """Return the destination of a work list."""
+    weights = is_weights_name(registry.formats.values())
+    return WorkFolder(destination_at(work.destination, registry), work, weights)
+
+
 def place_in(folder: str, name: str, registry: Registry) -> Location:
     """Return where a file of a folder is, or will be."""
-    destined = as_destined(folder, registry)
-    return destined / name if isinstance(destined, RemotePath) else Path(destined) / name
-
-
-def _conversion_options(arguments: Mapping[str, Any], registry: Registry) -> ConversionOptions:
-    patterns = ("allow_missing", "allow_unexpected", "allow_mismatched", "allow_unclaimed")
-    permissions = Permissions.of(
-        arguments.get("accept_guesses", False),
-        *(arguments.get(name, ()) for name in patterns),
-        allow_inexact=arguments.get("allow_inexact", False),
-    )
-    return ConversionOptions(
-        arguments["to"],
-        located(arguments.get("like"), registry),
-        arguments.get("model"),
-        as_rules(arguments.get("rules", ())),
-        permissions,
-        arguments.get("layout"),
-        arguments.get("follow_links", False),
-        arguments.get("dtype"),
-        recipe=arguments.get("recipe"),
-        only=given_only(arguments.get("only", ())),
-    )
+    return as_location(as_destined(folder, registry)) / name
 
 
 def _refuse_file_name(destination: str, registry: Registry) -> None:
     """Refuse a destination that is one file."""
-    place = as_destined(destination, registry)
-    place = place if isinstance(place, RemotePath) else Path(place)
+    place = as_location(as_destined(destination, registry))
     extensions = tuple(one for each in registry.formats.values() for one in each.extensions)
     if place.is_dir() or not (place.is_file() or place.name.lower().endswith(extensions)):
         return

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge_core.formats.npz import NpzFormat as NpzFormat
     from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
     from bridge_core.formats.shard_folder import ShardName as ShardName, shard_name as shard_name
+    from bridge_core.formats.shard_index import read_shard_index as read_shard_index
     from bridge_core.formats.sharded import (
         index_text as index_text,
         open_sharded as open_sharded,
@@ -52,6 +53,7 @@ else:
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",
             "shard_folder": "ShardName shard_name",
+            "shard_index": "read_shard_index",
             "sharded": "index_text open_sharded partition shard_state",
             "zip_archive": "STORED ZipMember read_directory read_member read_members",
             "zip_layout": "NewMember zip_image",

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from bridge_core.io.range_parts import JOINED_GAP as JOINED_GAP
     from bridge_core.io.remote_file import RemoteFile as RemoteFile
-    from bridge_core.io.remote_folder import RemoteFolder as RemoteFolder, folder_at as folder_at
+    from bridge_core.io.remote_folder import folder_at as folder_at
     from bridge_core.io.remote_path import RemotePath as RemotePath
     from bridge_core.io.retries import repeated as repeated
     from bridge_core.io.source_file import (
@@ -92,7 +92,7 @@ else:
             "shown_path size_of",
             "range_parts": "JOINED_GAP",
             "remote_file": "RemoteFile",
-            "remote_folder": "RemoteFolder folder_at",
+            "remote_folder": "folder_at",
             "remote_path": "RemotePath",
             "retries": "repeated",
             "source_file": "SourceFile is_plain_name nearest_file",

@@ -25,12 +25,16 @@ from bridge_core.io.source_file import SourceFile
 
 __all__ = ["RemoteFile"]
 
+_LARGEST_REMEMBERED = 16 << 20
+"""Bytes of a file that is remembered once it was read at once: an index or a config is read several times."""
+
 
 class _Place(Protocol):
     """Where a file is: a `RemotePath`, which opens files, and is not imported for that reason."""
 
     system: FileSystem
     url: str
+    content: bytes | None
 
     def entry(self) -> RemoteEntry | None: ...
 
@@ -58,6 +62,7 @@ class RemoteFile(SourceFile):
         self._open = False
         self.name = str(place)
         self.path = place  # type: ignore[assignment]
+        self._place, self._known = place, place.content
         self._content = _Content(place)
         self.size = self._content.size
         self.identity = (place.url, self._content.entry.version)
@@ -88,7 +93,21 @@ class RemoteFile(SourceFile):
         """
         view = memoryview(buffer).cast("B")
         self._check_range(offset, len(view))
-        shared_fetcher.read(self._content, offset, view)
+        if self._known is None:
+            shared_fetcher.read(self._content, offset, view)
+        else:
+            view[:] = self._known[offset : offset + len(view)]
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; a small file that is read at once is remembered.
+
+        Raises:
+            TruncatedFile, OutOfMemory, IntegrityError, AccessDenied, RemoteFailure: As `SourceFile.read`.
+        """
+        data = super().read(offset, nbytes)
+        if nbytes == self.size <= _LARGEST_REMEMBERED and self.size:
+            self._place.content = data
+        return data
 
     def read_runs(self, offset: int, stride: int, nbytes: int, buffer: Any) -> None:
         """Fill a writable contiguous buffer with runs of ``nbytes``, one every ``stride`` bytes.

@@ -44,7 +44,7 @@ class RemotePath:
 
     @classmethod
     def pinned(cls, system: FileSystem, url: str) -> RemotePath:
-        """Return the path of a URL, with a commit in place of a branch where the system has commits.
+        """Return the path of a URL, with a commit in place of a branch if there are commits.
 
         Raises:
             SourceNotFound: There is no such thing to pin.
@@ -149,16 +149,20 @@ class RemotePath:
         return self._seen.names(self.url)
 
     def ask_for(self, names: Iterable[str]) -> None:
-        """Ask the server for several entries of the folder at the same time, which later calls look up.
+        """Ask the server for several entries of the folder at the same time, for later calls.
 
         Raises:
             RemoteFailure: The server does not answer for one of them.
         """
         from concurrent.futures import ThreadPoolExecutor
 
+        ended = threading.Event()
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ckptbridge request") as threads:
-            # A refusal is remembered, and raised where the entry is needed.
-            list(threads.map(lambda name: _answer((self / name).exists), names))
+            try:
+                list(threads.map(lambda name: self._seen.learn((self / name).url, ended), names))
+            except BaseException:
+                ended.set()  # the other requests are not repeated, which an interrupt would wait for
+                raise
 
     def listed_names(self) -> tuple[str, ...]:
         """Return the names in the folder, sorted; none where the server lists none or refuses to."""
@@ -197,6 +201,15 @@ class RemotePath:
         """Return the content of a small file as text."""
         return self.read_bytes().decode(encoding)
 
+    @property
+    def content(self) -> bytes | None:
+        """The bytes of a small file that was read at once; None if it was not."""
+        return self._seen.contents.get(self.url)
+
+    @content.setter
+    def content(self, data: bytes | None) -> None:
+        self._seen.contents[self.url] = data
+
     def once(self, make: Callable[[RemotePath], _Answer]) -> _Answer:
         """Return what a function makes of the file, which is called the first time only."""
         return self._seen.made(self, make)
@@ -229,8 +242,18 @@ class _Seen:
         self._entries: dict[str, RemoteEntry | AccessDenied | None] = {}
         self._listed: dict[str, dict[str, RemoteEntry] | AccessDenied | None] = {}
         self._made: dict[tuple[str, Callable[..., Any]], Any] = {}
+        self.contents: dict[str, bytes | None] = {}
 
     def entry(self, url: str) -> RemoteEntry | None:
+        return _unless_refused(self.learn(url))
+
+    def learn(self, url: str, ended: threading.Event | None = None) -> RemoteEntry | AccessDenied | None:
+        """Return what the server answers about a URL, or its refusal, which `entry` raises.
+
+        Args:
+            url: The URL.
+            ended: When it is set, a request that failed is not repeated; None for never.
+        """
         key = url.rstrip("/")
         with self._lock:
             is_known, answer = key in self._entries, self._entries.get(key)
@@ -239,11 +262,11 @@ class _Seen:
             return listing.get(url_name(url))
         if not is_known:
             answer = _answer(
-                lambda: repeated(lambda: self._system.entry(url), "asking the server for it", shown_url(url))
+                lambda: repeated(lambda: self._system.entry(url), _ASKING, shown_url(url), ended=ended)
             )
             with self._lock:
                 answer = self._entries.setdefault(key, answer)
-        return _unless_refused(answer)
+        return answer
 
     def names(self, url: str, *, ask: bool = True) -> tuple[str, ...] | None:
         """Return the names in a folder, sorted; None if the server lists none, or was not to be asked."""

@@ -29,7 +29,7 @@ _HINT = "Check the connection and the server, then run the same command again."
 
 
 def repeated(request: Callable[[], T], doing: str, path: str, *, ended: threading.Event | None = None) -> T:
-    """Return what a request returns; one that fails for a time is repeated with growing pauses.
+    """Return what a request returns; it is repeated, with growing pauses, if it may succeed.
 
     Args:
         request: Makes the request once; it raises `RemoteFailure` with ``is_temporary`` if another try may
@@ -52,9 +52,11 @@ def repeated(request: Callable[[], T], doing: str, path: str, *, ended: threadin
             failure.path = failure.path or path
             raise failure from None
         pause = _pause(number, failure.retry_after)
-        if number == _TRIES or paused + pause > _ALL_PAUSES or ended.is_set():
+        if number == _TRIES or paused + pause > _ALL_PAUSES:
             break
         sleep(pause, ended)
+        if ended.is_set():
+            break
         paused += pause
     tried = f"{count(number, 'time')} in {time.monotonic() - started:.0f} s"
     raise RemoteFailure(

@@ -8,6 +8,8 @@ import urllib.parse
 __all__ = ["child_url", "parent_url", "scheme_of", "shown_url", "url_name"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.ASCII | re.IGNORECASE)
+_ADDRESS = re.compile(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?")
+"""A host and a port; what has a colon and is neither begins with a user's name and a part of a password."""
 
 
 def scheme_of(text: str) -> str | None:
@@ -27,8 +29,12 @@ def shown_url(url: str) -> str:
     'https://host/w.npz'
     >>> shown_url("http://token@localhost/w.npz"), shown_url("hf://model@main/w.npz")
     ('http://localhost/w.npz', 'hf://model@main/w.npz')
+    >>> shown_url("s3://key:sec/ret@bucket/w.npz")  # of a password, these signs should be encoded
+    's3://bucket/w.npz'
     """
     head, _, rest = url.partition("://")
+    if "@" in rest and not _ADDRESS.fullmatch(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]):
+        rest = rest.rpartition("@")[2]
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
     host = authority.rpartition("@")[2] if _has_user(head.lower(), authority) else authority

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bridge_core.transfer.progress import Meter as Meter, Progress as Progress
     from bridge_core.transfer.remote_reading import (
         announce_plans as announce_plans,
-        announce_region as announce_region,
         sharing_memory as sharing_memory,
     )
     from bridge_core.transfer.scatter import little_endian_bytes as little_endian_bytes
@@ -51,7 +50,7 @@ else:
             "folder_writer": "FolderWriter",
             "load": "LoadedTensor load_values overflow_message",
             "progress": "Meter Progress",
-            "remote_reading": "announce_plans announce_region sharing_memory",
+            "remote_reading": "announce_plans sharing_memory",
             "scatter": "little_endian_bytes",
             "scratch": "Scratch ScratchPool",
             "shares": "Cut ReadCost best_cut boxed grouped_by_chunks joined_boxes read_cost",

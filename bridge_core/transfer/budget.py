@@ -72,11 +72,11 @@ class Budget:
 
     @property
     def fetch_nbytes(self) -> int:
-        """Bytes of what is fetched from servers, if `beside_fetches` is used for the rest."""
+        """Bytes of what is fetched from servers, if `after_fetches` is used for the rest."""
         return int((self.max_ram or _DEFAULT_MAX_RAM) * _REMOTE_SHARE)
 
     @property
-    def beside_fetches(self) -> Budget:
+    def after_fetches(self) -> Budget:
         """The same budget, of which what is fetched from servers takes a share."""
         return replace(self, is_shared=True)
 

@@ -17,7 +17,7 @@ __all__ = ["announce_plans", "announce_region", "sharing_memory"]
 
 @contextlib.contextmanager
 def sharing_memory(tensors: Iterable[Tensor], budget: Budget) -> Iterator[Budget]:
-    """Give what is fetched from servers a share of the memory within the ``with`` block; return the rest.
+    """Give fetching a share of the memory within the ``with`` block; return the rest.
 
     The budget is returned unchanged if no tensor is at a server, or if it is such a rest already.
 
@@ -29,11 +29,11 @@ def sharing_memory(tensors: Iterable[Tensor], budget: Budget) -> Iterator[Budget
         yield budget
         return
     with fetch_memory(budget.fetch_nbytes, budget.threads):
-        yield budget.beside_fetches
+        yield budget.after_fetches
 
 
 def announce_plans(plans: Iterable[BlockPlan]) -> None:
-    """Announce what the blocks of tensors need, in their order; nothing happens for local files."""
+    """Announce what the blocks of tensors at servers need, in their order."""
     for plan in plans:
         if not is_remote(plan.tensor):
             continue

@@ -7,7 +7,6 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.work.balance import balanced_parts as balanced_parts
     from bridge_core.work.digests import (
-        file_digest as file_digest,
         json_digest as json_digest,
         specs_digest as specs_digest,
     )
@@ -38,7 +37,7 @@ else:
         __name__,
         {
             "balance": "balanced_parts",
-            "digests": "file_digest json_digest specs_digest",
+            "digests": "json_digest specs_digest",
             "manifest": "Manifest read_manifest",
             "manifest_check": "Damage ManifestCheck verify_manifest",
             "receipts": "Receipt",

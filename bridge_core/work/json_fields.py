@@ -28,11 +28,13 @@ class Fields:
         self._fields, self._path, self._what, self._hint = fields, path, what, hint
 
     @classmethod
-    def of_text(cls, text: str | bytes, *, path: str, what: str, version: int, hint: str) -> Fields:
-        """Return the fields of a document, if its version is known.
+    def of_text(
+        cls, text: str | bytes, *, path: str, what: str, kind: str, version: int, hint: str
+    ) -> Fields:
+        """Return the fields of a document of a kind, if its version is known.
 
         Raises:
-            MalformedFile: It is not a JSON object, or has no version or a later one.
+            MalformedFile: It is not a JSON object, has another kind, or has no version or another one.
         """
         fields = cls(parse_json(text, path=path, what=what), path, what, hint)
         got = fields.number("version")
@@ -42,6 +44,8 @@ class Fields:
                 path=path,
                 hint="Use the version of ckptbridge that wrote it.",
             )
+        if fields.text("kind") != kind:
+            raise fields.error(f"its kind is not {kind!r}")
         return fields
 
     def has(self, name: str) -> bool:

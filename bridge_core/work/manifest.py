@@ -77,11 +77,10 @@ def read_manifest(text: str | bytes, *, path: str) -> Manifest:
         text,
         path=path,
         what="the manifest",
+        kind=_KIND,
         version=_VERSION,
         hint="Compare with the source instead: ckptbridge verify SRC DST.",
     )
-    if fields.text("kind") != _KIND:
-        raise fields.error(f"its kind is not {_KIND!r}")
     source = fields.object("source")
     return Manifest(
         source.text("path"),

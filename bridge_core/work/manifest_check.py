@@ -148,8 +148,8 @@ def _manifest_of(place: Location) -> Location:
     raise SourceNotFound(
         f"there is no manifest: expected {listed([way.name for way in ways])}.",
         path=str(place),
-        hint="A manifest is written with the weights: convert(..., manifest=True) (--manifest). Without one "
-        "compare with the source: ckptbridge verify SRC DST.",
+        hint="When converting, pass manifest=True (--manifest) to write one. Without one compare "
+        "with the source: ckptbridge verify SRC DST.",
     )
 
 

@@ -82,9 +82,7 @@ def read_receipt(text: str | bytes, *, path: str) -> Receipt | None:
     """
     hint = "Run the part again; it writes the file and its receipt once more."
     try:
-        fields = Fields.of_text(text, path=path, what="the receipt", version=_VERSION, hint=hint)
-        if fields.text("kind") != _KIND:
-            raise fields.error(f"its kind is not {_KIND!r}")
+        fields = Fields.of_text(text, path=path, what="the receipt", kind=_KIND, version=_VERSION, hint=hint)
         overflows = fields.mapping("overflows") if fields.has("overflows") else {}
         return Receipt(
             fields.digest("list"),

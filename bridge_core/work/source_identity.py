@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_core.io import Location, RemotePath
+from bridge_core.formats import read_shard_index
+from bridge_core.io import Location, RemotePath, open_location
 from bridge_core.state import Key, TensorSpec
 from bridge_core.work.digests import json_digest, specs_digest
 from bridge_core.work.json_fields import Fields
@@ -137,10 +137,6 @@ def _files(place: Location) -> Iterator[tuple[str, Location]]:
 
 
 def _shards(index: Location) -> list[str]:
-    """Return the names of the shards of an index, which was read before."""
-    try:
-        entries = json.loads(index.read_bytes()).get("weight_map", {})
-    except (ValueError, AttributeError):
-        return []
-    names = entries.values() if isinstance(entries, dict) else ()
-    return sorted({name for name in names if isinstance(name, str)})
+    """Return the names of the shards of an index; errors are those of opening the set."""
+    with open_location(index) as file:
+        return sorted({*read_shard_index(file).weight_map.values()})

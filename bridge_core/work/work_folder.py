@@ -20,7 +20,6 @@ from bridge_core.errors import (
     SystemFailure,
 )
 from bridge_core.messages import listed, log
-from bridge_core.work.digests import file_digest
 from bridge_core.work.manifest import Manifest, read_manifest
 from bridge_core.work.receipts import Receipt, read_receipt, receipt_name
 from bridge_core.work.work_list import ListedFile, WorkList, read_work_list
@@ -175,7 +174,7 @@ class WorkFolder:
 
         def write(path: Path) -> None:
             tensors, overflows = fill(path)
-            written = WrittenFile(file.name, path.stat().st_size, file_digest(path), tensors)
+            written = WrittenFile.of(path, tensors, name=file.name)
             receipts.append(Receipt.of(self._work, written, overflows))
 
         self._destination.put(file.name, write)
@@ -201,7 +200,7 @@ class WorkFolder:
 
         def write(path: Path) -> None:
             fill(path)
-            written.append(WrittenFile(name, path.stat().st_size, file_digest(path)))
+            written.append(WrittenFile.of(path, name=name))
 
         self._destination.put(name, write)
         return written[-1]

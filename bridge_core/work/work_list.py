@@ -174,9 +174,7 @@ def read_work_list(text: str | bytes, *, path: str = "the work list") -> WorkLis
     Raises:
         MalformedFile: It is not a work list, or was edited.
     """
-    fields = Fields.of_text(text, path=path, what="the work list", version=_VERSION, hint=_AGAIN)
-    if fields.text("kind") != _KIND:
-        raise fields.error(f"its kind is not {_KIND!r}")
+    fields = Fields.of_text(text, path=path, what="the work list", kind=_KIND, version=_VERSION, hint=_AGAIN)
     source, plugins = fields.object("source"), fields.object("plugins")
     files = tuple(
         ListedFile(file.text("name"), file.number("tensors"), file.number("bytes"))

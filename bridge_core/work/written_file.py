@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_core.io import is_plain_name
+from bridge_core.io import Location, is_plain_name, open_location
 from bridge_core.state import FlatState, Key, join_key
+from bridge_core.work.digests import file_digest
 from bridge_core.work.json_fields import Fields
 
 __all__ = ["TensorSum", "WrittenFile", "tensor_sums"]
@@ -62,6 +63,24 @@ class WrittenFile:
     size: int
     sha256: str
     tensors: Mapping[str, TensorSum] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, place: Location, tensors: Mapping[str, TensorSum] | None = None, *, name: str | None = None
+    ) -> WrittenFile:
+        """Return what is recorded of a file, which is read.
+
+        Args:
+            place: Where it is now.
+            tensors: Its tensors; None for none.
+            name: Its name in the destination; None for the present one.
+
+        Raises:
+            SystemFailure: It cannot be read.
+        """
+        with open_location(place) as file:
+            size = file.size
+        return cls(name or place.name, size, file_digest(place), tensors or {})
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

@@ -8,7 +8,8 @@ from support.memory_filesystem import MemoryFileSystem, temporary
 
 from bridge_core import LimitExceeded, SourceNotFound, SystemFailure, UsageError
 from bridge_core.checkpoint import destination_at
-from bridge_core.checkpoint.destinations import LocalFolder, as_destined
+from bridge_core.checkpoint.destinations import LocalFolder
+from bridge_core.checkpoint.locations import as_destined
 from bridge_core.errors import AccessDenied, RemoteFailure
 from bridge_core.io import RemotePath, retries
 from bridge_core.plugins import given_registry

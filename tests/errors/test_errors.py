@@ -43,6 +43,7 @@ TABLE = {
     "MissingDependency": ("CKB-201", 2, (ValueError, ImportError)),
     "SourceNotFound": ("CKB-202", 2, (ValueError, FileNotFoundError)),
     "UnknownKey": ("CKB-203", 2, (ValueError, KeyError)),
+    "NeedsLocalPath": ("CKB-204", 2, (ValueError,)),
     "BadInputError": ("CKB-300", 3, ()),
     "MalformedFile": ("CKB-301", 3, (ValueError,)),
     "TruncatedFile": ("CKB-302", 3, (ValueError,)),
@@ -56,6 +57,8 @@ TABLE = {
     "SourceIsFolder": ("CKB-310", 3, (ValueError, IsADirectoryError)),
     "SystemFailure": ("CKB-400", 4, (OSError,)),
     "PermissionDenied": ("CKB-401", 4, (PermissionError,)),
+    "AccessDenied": ("CKB-402", 4, (PermissionError,)),
+    "RemoteFailure": ("CKB-403", 4, (OSError,)),
 }
 """Class -> its code, its exit code, and the built-in classes that it is: none of these may ever change."""
 

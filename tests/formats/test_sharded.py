@@ -21,7 +21,7 @@ from bridge_core import (
     as_state,
 )
 from bridge_core.checkpoint.open_save import open_state, save_state
-from bridge_core.formats import shard_index
+from bridge_core.formats import shard_index, sharded
 
 REGISTRY = registry()
 INDEX = "model.safetensors.index.json"

@@ -269,6 +269,7 @@ def test_a_forgotten_file_frees_what_was_fetched(system):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes by fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, if another test loaded it
 def test_a_child_process_reads_by_itself(system, file):
     assert file.read(1 << 20, 1 << 20) == DATA[1 << 20 : 2 << 20]
     child = os.fork()

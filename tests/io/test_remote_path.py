@@ -231,3 +231,27 @@ def test_errors_and_texts_show_a_url_without_credentials(system):
     assert err.to_json()["path"] == "mem://host/m" == err.path
     assert is_location(path)
     assert not is_location({})
+
+
+def test_an_interrupt_does_not_wait_for_the_repetitions_of_other_requests(system, monkeypatch):
+    begun, asked = threading.Event(), []
+
+    def entry(url):
+        if url.endswith("/one"):
+            begun.wait(30)
+            raise KeyboardInterrupt
+        asked.append(url)
+        begun.set()
+        raise temporary()
+
+    paused = []
+
+    def sleep(seconds, ended):
+        paused.append(ended.wait(5))
+
+    monkeypatch.setattr(system, "entry", entry)
+    monkeypatch.setattr("bridge_core.io.retries.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        system.path("m").ask_for(["one", "two"])
+    assert len(asked) == 1
+    assert paused == [True]

@@ -95,7 +95,7 @@ def test_from_file_to_file_each_stop_is_made_once(source, tmp_path):
     )
     stops = [stop for stop, _ in itertools.groupby(others)]
     assert stops == [
-        "checkpoint/destinations",
+        "checkpoint/locations",
         "conversion/inputs",
         "conversion/source_plan",
         "checkpoint/guided_writing",

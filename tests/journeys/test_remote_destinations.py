@@ -178,8 +178,8 @@ def test_convert_reports_urls_and_copies_what_is_next_to_the_weights(store, regi
 
 
 def test_a_folder_has_shards_of_5_gb_unless_another_size_is_given(store, registry, monkeypatch):
-    assert remote_writing._USUAL_SHARD == "5GB"
-    monkeypatch.setattr(remote_writing, "_USUAL_SHARD", 32)
+    assert remote_writing.USUAL_SHARD_SIZE == "5GB"
+    monkeypatch.setattr(remote_writing, "USUAL_SHARD_SIZE", 32)
     save(state(), FOLDER, registry, max_shard_size=None)
     assert len(store.files) == 4
     save(state(), "mem://host/one/", registry, max_shard_size=1000)

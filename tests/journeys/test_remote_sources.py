@@ -235,6 +235,8 @@ def test_inspect_reads_headers_only(large, system, monkeypatch):
         own = [request for request in requests if request.url.endswith(shard.name)]
         assert len(own) <= (1 if served.lists else 2)
         assert sum(request.nbytes for request in own) <= shard.stat().st_size / 100
+    index = [request for request in requests if request.url.endswith("index.json")]
+    assert [request.method for request in index].count("read") == 1
     assert len(served.system.made("pinned")) == 1
     assert len(served.system.made("entries")) <= 1
     assert len(requests) <= 8 * (1 if served.lists else 2) + 6

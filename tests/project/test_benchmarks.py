@@ -100,6 +100,7 @@ AT_NIGHT = [
     ("from_pretrained", ["--sizes", "30MB", "--repeats", "1"]),
 ]
 SCRIPTS = [
+    ("remote", ["--sizes", "5MB", "--delays", "0", "5", "--repeats", "1"]),
     ("file_to_file", [*SHARDED, "--only", "to Flax, sharded, verified", "sharded Flax to torch"]),
     ("file_to_file", ["--sizes", "70MB", "--repeats", "1", "--cold", "--only", "rename only"]),
     ("memory", ["--sizes", "70MB"]),

@@ -143,6 +143,7 @@ USUAL = ("cd", "fpath=(~/.zfunc", "git", "mkdir", "pre-commit", "pytest", "pytho
 def wrong_words(text):
     """Return what is wrong in commands that are not run: names of commands, options, packages and files."""
     wrong = []
+    text = re.sub(r"\$[A-Z_]+\b", "1", text)  # a number that a scheduler sets
     for line in commands_of(text):
         words = list(itertools.dropwhile(re.compile(r"_?[A-Z_]+=").match, line))
         program, words = words[0].removeprefix(".venv/bin/"), words[1:]

@@ -70,7 +70,6 @@ def test_source_files_that_are_named_exist(name):
     missing = [path for path in paths if not any((package / path).exists() for package in packages)]
     assert paths
     assert missing == []
-    modules = {
-        path.name for package in (*PACKAGES[1:], "benchmarks") for path in (ROOT / package).rglob("*.py")
-    }
+    folders = (*PACKAGES[1:], "benchmarks", "plugins", "tests")
+    modules = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
     assert {name for name in re.findall(r"`(\w+\.py)`", text)} <= modules

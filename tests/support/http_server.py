@@ -31,8 +31,9 @@ class Fault:
 
     Args:
         how: A status; or "truncated" (the connection ends early), "short" (fewer bytes, and declared as
-            such), "complete" (200 to a range), "shifted" (another range), "redirect", "waits" (until the
-            event is set, and then a good answer), "no-version" (no ETag), "no-size" (an unknown size).
+            such), "long" (more bytes than the range has), "complete" (200 to a range), "shifted" (another
+            range), "redirect", "waits" (until the event is set, and then a good answer), "no-version" (no
+            ETag), "no-size" (an unknown size).
         times: How many requests; None for all.
         when: Which requests.
         headers: Headers of the answer.
@@ -153,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         extra["Content-Range"] = f"bytes {start}-{end}/{size}"
         if how == "short":
             body = body[: len(body) // 2]
+        elif how == "long":
+            body += bytes(1000)
         declared = len(body)
         if how == "truncated":
             body = body[: len(body) // 2]

@@ -174,6 +174,7 @@ def test_threads_that_wait_are_cancelled(source, tmp_path, monkeypatch):
     assert len(begun) < 4
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_a_clear_error_and_the_same_call_goes_on(source, tmp_path):
     out, marker = tmp_path / "out", tmp_path / "killed"
     with (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge_core.cli.completion import a_file
+from bridge_core.cli.html_file import require_local
 from bridge_core.cli.options import dtype_option, examples, json_option, takes_registry, target_options
 from bridge_core.cli.report import convert_lines
 from bridge_core.cli.terminal import aside, print_json, say
@@ -63,7 +64,7 @@ def work() -> None:
 @click.option(
     "-o",
     "output",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
     required=True,
     help="Write the list to FILE.",
@@ -73,7 +74,7 @@ def work() -> None:
 @_quiet_option
 @takes_registry
 def make(
-    src: str, dst: str, output: Path, overwrite: bool, as_json: bool, quiet: bool, parts: int, **asked: Any
+    src: str, dst: str, output: str, overwrite: bool, as_json: bool, quiet: bool, parts: int, **asked: Any
 ) -> None:
     """Plan the conversion of SRC to the folder DST, and divide its files into parts.
 
@@ -82,9 +83,10 @@ def make(
     from bridge_core.conversion import make_work
     from bridge_core.io import replacing_file
 
+    require_local(output, "-o")
     with aside():
         work_list = make_work(src, dst, parts=parts, **asked)
-        with replacing_file(output, overwrite=overwrite) as temporary:
+        with replacing_file(Path(output), overwrite=overwrite) as temporary:
             temporary.write_text(work_list.to_text(), encoding="utf-8", newline="\n")
     if as_json:
         print_json(work_list.to_json())
@@ -170,7 +172,7 @@ def finish(file: str, as_json: bool, quiet: bool, **asked: Any) -> None:
         say(*convert_lines(report, time.monotonic() - begun))
 
 
-def _list_lines(work_list: WorkList, asked: int, output: Path) -> list[str]:
+def _list_lines(work_list: WorkList, asked: int, output: str) -> list[str]:
     from bridge_core.messages import count, size_text
 
     total = size_text(sum(file.nbytes for file in work_list.files))

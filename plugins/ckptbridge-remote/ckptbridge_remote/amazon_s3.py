@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,13 @@ class AmazonS3(ObjectStore):
 
     name = "s3"
     schemes: tuple[str, ...] = ("s3",)
-    variables = "AWS_"
+    variables = ("AWS_",)
     advice = Advice(
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
         "AWS_SKIP_SIGNATURE=true.",
         "Set AWS_REGION to the region of the bucket.",
         _ENDPOINTS,
     )
-
-    def settings(self) -> Hashable:
-        """Return the variables of the environment that stores are made from."""
-        return frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
 
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store with the region, the endpoint and the credentials of the environment."""

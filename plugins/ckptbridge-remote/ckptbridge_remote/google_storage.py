@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
 from typing import Any
 
 from bridge_core.errors import UsageError
@@ -14,24 +13,18 @@ from ckptbridge_remote.store_errors import Advice
 
 __all__ = ["GoogleStorage"]
 
-_VARIABLES = ("GOOGLE_", "STORAGE_EMULATOR_HOST", "CLOUDSDK_")
-
 
 class GoogleStorage(ObjectStore):
     """Google Cloud Storage, or the emulator at ``STORAGE_EMULATOR_HOST``."""
 
     name = "gcs"
     schemes: tuple[str, ...] = ("gs",)
-    variables = "GOOGLE_"
+    variables = ("GOOGLE_", "STORAGE_EMULATOR_HOST", "CLOUDSDK_")
     advice = Advice(
         "Set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login; for a public "
         "bucket set GOOGLE_SKIP_SIGNATURE=true.",
         endpoints=("STORAGE_EMULATOR_HOST", "GOOGLE_BASE_URL"),
     )
-
-    def settings(self) -> Hashable:
-        """Return the variables of the environment that stores are made from."""
-        return frozenset(item for item in os.environ.items() if item[0].startswith(_VARIABLES))
 
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store with the credentials of the environment."""

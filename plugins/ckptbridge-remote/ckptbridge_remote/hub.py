@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from bridge_core.messages import nearest
 from ckptbridge_remote.hub_client import Answer, HubClient
 from ckptbridge_remote.hub_place import HubPlace
 from ckptbridge_remote.hub_refusals import failed_transfer, is_missing_repo, refusal
+from ckptbridge_remote.remembered import Remembered
 
 __all__ = ["Hub"]
 
@@ -47,8 +47,7 @@ class Hub:
 
     def __init__(self, *, endpoint: str | None = None, token: str | None = None) -> None:
         self._client = HubClient(endpoint, token)
-        self._routes: OrderedDict[str, _Route] = OrderedDict()
-        self._lock = threading.Lock()
+        self._routes: Remembered[_Route] = Remembered(_REMEMBERED)
 
     def pinned(self, url: str) -> str:
         """Return the URL at the commit that its revision names now.
@@ -133,7 +132,7 @@ class Hub:
             AccessDenied: The repository is gated or private.
             RemoteFailure: The server failed, or sent another range or the complete file.
         """
-        place, route = HubPlace.parse(url), self._route(url)
+        place, route = HubPlace.parse(url), self._routes.get(url, _Route)
         headers = {"Range": f"bytes={start}-{start + nbytes - 1}"}
         for is_last in (False, True):
             # The first request for a file shows the way for all others.
@@ -176,14 +175,6 @@ class Hub:
         from ckptbridge_remote.hub_commit import commit_folder
 
         return commit_folder(self._client, HubPlace.parse(url), folder, names, removed)
-
-    def _route(self, url: str) -> _Route:
-        with self._lock:
-            route = self._routes.setdefault(url, _Route())
-            self._routes.move_to_end(url)
-            if len(self._routes) > _REMEMBERED:
-                self._routes.popitem(last=False)
-            return route
 
     def _check_target(self, target: str, path: str) -> None:
         """Refuse an address that is not encrypted where the hub is, or is not one of HTTP."""
@@ -322,7 +313,7 @@ def _entry(record: dict[str, Any], path: str) -> RemoteEntry:
     size, version = record.get("size"), record.get("oid")
     if isinstance(stored := record.get("lfs"), dict):
         size, version = stored.get("size"), stored.get("oid")
-    if name not in ("", ".", ".."):
+    if name not in ("", ".", "..") and "\0" not in name:
         if record.get("type") == "directory":
             return RemoteEntry(name)
         if record.get("type") == "file" and type(size) is int and size >= 0 and isinstance(version, str):

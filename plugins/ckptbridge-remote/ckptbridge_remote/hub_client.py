@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ _REDIRECTS = 5
 _LARGEST_JSON = 64 << 20
 """Bytes of an answer of the hub's API that are read; a page of a listing has at most some hundred kB."""
 _CHUNK = 1 << 20
+_READING = 600.0
+"""Seconds that a body may take: 8 MiB arrive in it at 14 kB/s."""
 _NETWORK = ("requests", "urllib3", "httpx", "httpcore", "h11", "h2", "ssl", "socket")
 
 
@@ -55,15 +58,32 @@ class Answer:
         return urlsplit(self.url).hostname or ""
 
     def body(self, nbytes: int) -> bytearray:
-        """Return the body; one byte more than ``nbytes`` of one that is longer."""
+        """Return the body; one byte more than ``nbytes`` of one that is longer.
+
+        Raises:
+            RemoteFailure: It does not arrive in time.
+        """
         data = bytearray()
-        chunks = self.response.iter_content(_CHUNK) if hasattr(self.response, "iter_content") else None
-        for chunk in chunks if chunks is not None else self.response.iter_bytes(_CHUNK):
+        end = time.monotonic() + _READING
+        for chunk in self._chunks():
             data += chunk
+            if len(data) <= nbytes and time.monotonic() > end:
+                raise RemoteFailure(
+                    f"{self.host} sent only {len(data)} bytes in {_READING:.0f} s.", is_temporary=True
+                )
             if len(data) > nbytes:
                 del data[nbytes + 1 :]
                 break
         return data
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Return the chunks of the body as they arrive, so that slow ones are noticed."""
+        read = getattr(getattr(self.response, "raw", None), "read1", None)  # of urllib3 2
+        if read is not None:
+            return iter(lambda: read(_CHUNK), b"")
+        if hasattr(self.response, "iter_content"):
+            return iter(self.response.iter_content(_CHUNK))
+        return iter(self.response.iter_bytes())
 
     def parsed(self, path: str) -> Any:
         """Return the JSON of the body.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bridge_core.errors import AccessDenied, RemoteFailure, SourceNotFound, UsageError
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
-from ckptbridge_remote.obstore_module import StoreCache, load_obstore
+from ckptbridge_remote.obstore_module import MOST_STORES, load_obstore
 from ckptbridge_remote.ranges import file_at, read_range, version_of
+from ckptbridge_remote.remembered import Remembered
 from ckptbridge_remote.store_errors import Advice, code_of, is_of_credentials, requests_to
 from ckptbridge_remote.uploads import upload_file
 
@@ -24,15 +26,11 @@ class ObjectStore:
     name: str
     schemes: tuple[str, ...]
     advice: ClassVar[Advice]
-    variables: ClassVar[str]
-    """The beginning of the names of its variables of the environment."""
+    variables: ClassVar[tuple[str, ...]]
+    """The beginnings of the names of the variables of the environment that its stores are made from."""
 
     def __init__(self) -> None:
-        self._stores = StoreCache()
-
-    def settings(self) -> Hashable:
-        """Return what a store is made from in addition to its bucket; another value makes another store."""
-        raise NotImplementedError
+        self._stores: Remembered[Any] = Remembered(MOST_STORES)
 
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store of obstore for one bucket, with the credentials of the environment.
@@ -92,7 +90,7 @@ class ObjectStore:
         """Return one range of an object."""
         bucket, key = _parts_of(url)
         with requests_to(url, self.advice):
-            return read_range(self._store(bucket), key, start, nbytes)
+            return read_range(self._store(bucket), key, start, nbytes, entry.size)
 
     def upload(self, url: str, path: Path) -> None:
         """Upload a local file, in parts where it is large; an object at the URL is replaced at once.
@@ -124,7 +122,9 @@ class ObjectStore:
 
     def _store(self, bucket: str, *, writing: bool = False) -> Any:
         load_obstore()  # first, since a forked process may not wait for the lock of the stores
-        key = (bucket, writing, self.settings())
+        # Another value of a variable makes another store.
+        settings = frozenset(item for item in os.environ.items() if item[0].startswith(self.variables))
+        key = (bucket, writing, settings)
         return self._stores.get(key, lambda: self._made(bucket, writing))
 
     def _made(self, bucket: str, writing: bool) -> Any:
@@ -136,7 +136,7 @@ class ObjectStore:
             # The text of the cause may hold the value of a variable.
             raise UsageError(
                 f"a store cannot be opened with what the environment sets for {self.name}.",
-                hint=f"Check the variables that begin with {self.variables}.",
+                hint=f"Check the variables that begin with {self.variables[0]}.",
             ) from None
 
 

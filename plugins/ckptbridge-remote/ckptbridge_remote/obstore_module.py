@@ -1,19 +1,16 @@
-"""The module obstore, imported when a URL is first used, and the stores that were made of it."""
+"""The module obstore, imported when a URL is first used, and the options of its stores."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any
 
 from bridge_core.errors import MissingDependency, SystemFailure
 
-__all__ = ["StoreCache", "for_reading", "for_writing", "load_obstore"]
+__all__ = ["MOST_STORES", "for_reading", "for_writing", "load_obstore"]
 
-_MOST_STORES = 64
+MOST_STORES = 64
 """Stores that are remembered, each with its connections."""
 _CONNECTING = timedelta(seconds=10)
 _WAITING = timedelta(seconds=30)
@@ -75,28 +72,3 @@ def for_writing(*, plain: bool) -> dict[str, Any]:
     # A limit for silence would include the time in which a part is sent.
     client = {"allow_http": plain, "connect_timeout": _CONNECTING, "timeout": _WRITING}
     return {"client_options": client, "retry_config": {"max_retries": 5, "retry_timeout": _REPEATING}}
-
-
-class StoreCache:
-    """Stores by what they were made for; those that were not used for the longest time are forgotten."""
-
-    def __init__(self) -> None:
-        self._stores: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return the store of a key, made where there is none.
-
-        Args:
-            key: What the store depends on.
-            make: Makes it.
-        """
-        with self._lock:
-            store = self._stores.get(key)
-            if store is None:
-                store = self._stores[key] = make()
-                if len(self._stores) > _MOST_STORES:
-                    self._stores.popitem(last=False)
-            else:
-                self._stores.move_to_end(key)
-        return store

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from bridge_core.errors import SourceNotFound, UsageError
 from bridge_core.io import RangeAnswer, RemoteEntry, shown_url
 from ckptbridge_remote.addresses import is_address
-from ckptbridge_remote.obstore_module import StoreCache, for_reading, load_obstore
+from ckptbridge_remote.obstore_module import MOST_STORES, for_reading, load_obstore
 from ckptbridge_remote.ranges import file_at, read_range
 from ckptbridge_remote.redirects import final_url
+from ckptbridge_remote.remembered import Remembered
 from ckptbridge_remote.store_errors import Advice, requests_to, status_of
 
 __all__ = ["Web"]
@@ -23,6 +24,8 @@ _PLAIN_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_~.-]+)+")
 _HUB_PAGE = re.compile(
     r"https://(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+?)/(?:blob|tree)/([^/?#]+)(/[^?#]*)?"
 )
+_MOST_PLACES = 1024
+"""URLs with a query of which it is remembered where they lead."""
 _EXPIRED = frozenset({401, 403, 410})
 """Statuses of a signed URL after its time."""
 _Answer = TypeVar("_Answer")
@@ -36,8 +39,8 @@ class Web:
     schemes: tuple[str, ...] = ("https", "http")
 
     def __init__(self) -> None:
-        self._stores = StoreCache()
-        self._places: dict[str, str] = {}
+        self._stores: Remembered[Any] = Remembered(MOST_STORES)
+        self._places: Remembered[str] = Remembered(_MOST_PLACES)
 
     def pinned(self, url: str) -> str:
         """Return the URL itself.
@@ -70,7 +73,7 @@ class Web:
 
     def read(self, url: str, start: int, nbytes: int, entry: RemoteEntry) -> RangeAnswer:
         """Return one range of a file."""
-        return self._answer(url, lambda store, path: read_range(store, path, start, nbytes))
+        return self._answer(url, lambda store, path: read_range(store, path, start, nbytes, entry.size))
 
     def _answer(self, url: str, ask: Callable[[Any, str], _Answer]) -> _Answer:
         with requests_to(url, _ADVICE):
@@ -80,20 +83,12 @@ class Web:
             except Exception as error:
                 if place == url or status_of(error) not in _EXPIRED:
                     raise
-            self._places.pop(url, None)  # what a server redirects to is often signed for some minutes only
+            self._places.forget(url)  # what a server redirects to is often signed for some minutes only
             return ask(*self._store(self._place(url)))
 
     def _place(self, url: str) -> str:
         """Return where a URL with a query leads; other URLs hold nothing that a server may not see."""
-        if "?" not in url:
-            return url
-        place = self._places.get(url)
-        if place is None:
-            user, _, host = _authority(url).rpartition("@")
-            place = plain = url.replace(f"{user}@{host}", host, 1) if user else url
-            place = final_url(plain, _headers(user))
-            place = self._places.setdefault(url, url if place == plain else place)
-        return place
+        return self._places.get(url, lambda: _place_of(url)) if "?" in url else url
 
     def _store(self, url: str) -> tuple[Any, str]:
         """Return a store, and the path in it."""
@@ -106,6 +101,13 @@ class Web:
         shares = _PLAIN_PATH.fullmatch(after) is not None
         base = root if shares else root + after
         return self._stores.get((base, user), lambda: _store_at(base, user)), after if shares else ""
+
+
+def _place_of(url: str) -> str:
+    user, _, host = _authority(url).rpartition("@")
+    plain = url.replace(f"{user}@{host}", host, 1) if user else url
+    place = final_url(plain, _headers(user))
+    return url if place == plain else place
 
 
 def _store_at(base: str, user: str) -> Any:

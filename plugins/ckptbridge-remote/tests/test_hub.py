@@ -30,7 +30,7 @@ from bridge_core.errors import (
     UsageError,
 )
 from bridge_core.io import CommitsFolders, FileSystem, RemoteEntry, RemotePath
-from ckptbridge_remote import Hub, bridge_filesystems
+from ckptbridge_remote import Hub, bridge_filesystems, hub_client
 from ckptbridge_remote.hub_place import HubPlace
 
 pytest.importorskip("huggingface_hub")
@@ -261,6 +261,7 @@ def test_a_path_at_a_url_reads_files_with_odd_names(hub):
         b'[{"path": "x"}]',
         b'[{"path": "x", "type": "file", "size": -1, "oid": "a"}]',
         b'[{"path": "..", "type": "directory"}]',
+        b'[{"path": "a\\u0000", "type": "file", "size": 1, "oid": "a"}]',
         b"[" * 100_000,
     ],
 )
@@ -670,6 +671,17 @@ def test_huggingface_hub_itself_reads_the_stand_in(server, tmp_path):
         assert get_hf_file_metadata(url, token=False).size == size
     path = Path(api.hf_hub_download("org/model", "config.json", cache_dir=tmp_path))
     assert path.read_bytes() == FILES["config.json"]
+
+
+def test_a_body_that_comes_too_slowly(hub, opened, monkeypatch):
+    url, entry = opened()
+    monkeypatch.setattr(hub_client, "_READING", -1.0)
+    monkeypatch.setattr(hub_client, "_CHUNK", 1000)
+    with refused(RemoteFailure, "localhost", "only 1000 bytes") as caught:
+        hub.read(url, 0, 5000, entry)
+    assert caught.value.is_temporary
+    monkeypatch.setattr(hub_client, "_READING", 600.0)
+    assert bytes(hub.read(url, 0, 5000, entry).data) == BIG[:5000]
 
 
 def test_the_plugin_provides_the_hub():

@@ -351,6 +351,7 @@ def test_without_obstore(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked on POSIX only")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, if another test loaded it
 def test_a_forked_process_is_refused_and_does_not_hang(server):
     server.put("w", b"1")
     AmazonS3().entry("s3://bucket/w")

@@ -13,6 +13,7 @@ from support.http_server import HttpServer
 from bridge_core.errors import (
     AccessDenied,
     BridgeError,
+    IntegrityError,
     MissingDependency,
     RemoteFailure,
     SourceNotFound,
@@ -20,6 +21,7 @@ from bridge_core.errors import (
 )
 from bridge_core.io import FileSystem, RemotePath, WritableFileSystem
 from ckptbridge_remote import Web, obstore_module, redirects
+from ckptbridge_remote.remembered import Remembered
 
 obstore = pytest.importorskip("obstore")
 
@@ -53,6 +55,25 @@ def test_a_file(web, server):
         assert answer.version == entry.version != ""
     assert [request.range for request in server.requests][-1] == "bytes=5000-5299"
     assert len(server.requests) == 4
+
+
+def test_more_than_a_range(web, server):
+    url = f"{server.url}/model/w.bin"
+    entry = web.entry(url)
+    server.fail("long")
+    with refused(RemoteFailure, "at most 300 bytes", "more"):
+        web.read(url, 5000, 300, entry)
+    with refused(RemoteFailure, "at most 1 bytes", "more"):
+        web.entry(url)
+
+
+def test_another_size_where_the_server_declares_no_version(web, server):
+    url = f"{server.url}/model/w.bin"
+    server.fail("no-version")
+    entry = web.entry(url)
+    server.files["model/w.bin"] = CONTENT + b"more"
+    with refused(IntegrityError, len(CONTENT) + 4, len(CONTENT)):
+        web.read(url, 5000, 300, entry)
 
 
 def test_nothing_and_folders(web, server):
@@ -92,7 +113,7 @@ def test_files_of_one_host_share_a_store(web, server):
     for number in range(3):
         server.files[f"w-{number}"] = b"1"
         web.entry(f"{server.url}/w-{number}")
-    assert len(web._stores._stores) == 1
+    assert len(web._stores._values) == 1
 
 
 def test_another_content_has_another_version(web, server):
@@ -239,11 +260,18 @@ def test_a_redirect_does_not_leave_encryption(monkeypatch):
         redirects.final_url("https://host/w?a", {})
 
 
-def test_stores_that_were_not_used_for_long_are_forgotten():
-    stores, made = obstore_module.StoreCache(), []
+def test_what_was_not_used_for_long_is_forgotten():
+    known, made = Remembered(64), []
     for number in [*range(64), 0, 64, 0, 1]:
-        stores.get(number, lambda number=number: made.append(number) or object())
+        known.get(number, lambda number=number: made.append(number) or object())
     assert made == [*range(65), 1]
+
+
+def test_where_urls_with_a_query_lead_is_remembered_for_some_of_them(web, monkeypatch):
+    monkeypatch.setattr("ckptbridge_remote.web.final_url", lambda url, headers: url)
+    for number in range(1100):
+        web._place(f"https://host/w?signature={number}")
+    assert len(web._places._values) == 1024
 
 
 def test_a_server_with_a_query_that_cannot_be_reached(web, server):

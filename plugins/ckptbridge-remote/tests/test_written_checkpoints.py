@@ -55,7 +55,8 @@ def value_at(url, registry):
 def store(request, monkeypatch):
     scheme, system = request.param
     server = emptied(monkeypatch)
-    return server, f"{scheme}://{BUCKET}/my run/", given_registry(None).with_tables(filesystems={}).extend(system())
+    others = given_registry(None).with_tables(filesystems={})
+    return server, f"{scheme}://{BUCKET}/my run/", others.extend(system())
 
 
 def test_a_folder_at_a_store_is_written_replaced_and_read(store):
