@@ -13,10 +13,9 @@ from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.shards import PlannedFile, plan_files, write_planned_file
 from bridge_core.checkpoint.weight_files import is_weights_name
 from bridge_core.checkpoint.write_checks import checked_state
-from bridge_core.checkpoint.write_options import Destined, WriteOptions, as_path
+from bridge_core.checkpoint.write_options import Destined, WriteOptions, as_location
 from bridge_core.errors import DestinationExists, UsageError
 from bridge_core.formats import FolderFormat
-from bridge_core.io import RemotePath
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key, Tensor
 
@@ -63,7 +62,7 @@ class JointFolder:
                 hint='Pass format="safetensors".',
             )
         self.format = used
-        self._folder: Path | RemotePath = destined if isinstance(destined, RemotePath) else as_path(destined)
+        self._folder = as_location(destined)
         self._options, self._registry = options, registry
         self._destination = destination_at(destined, registry)
         self._planned = plan_files(self.state, used, options)

@@ -84,10 +84,9 @@ def share_of(tensor: Tensor, sharding: Sharding) -> Share | None:
     boxes = boxes_of_processes(sharding, shape)
     if len(boxes) < 2 or tensor.spec.nbytes < _SAVING:
         return None
-    costs = [
-        sum((read_cost(tensor, box) for box in process_boxes), ReadCost())
-        for process_boxes in {tuple(map(_corners, each)): each for each in boxes.values()}.values()
-    ]
+    # Boxes of one shape cost about the same, and there may be many processes.
+    alike = {tuple(map(regions.region_shape, each)): each for each in boxes.values()}
+    costs = [sum((read_cost(tensor, box) for box in each), ReadCost()) for each in alike.values()]
     direct = max(costs, key=lambda cost: cost.total)
     if direct.total <= max(_MARGIN * direct.needed, direct.needed + _SAVING):
         return None
@@ -158,10 +157,6 @@ def _reshard(shape: tuple[int, ...], dtype: str, target: NamedSharding) -> Any:
         return jax.lax.bitcast_convert_type(inside, jax.numpy.dtype(dtype))
 
     return jax.jit(reshard, out_shardings=target)
-
-
-def _corners(box: Region) -> tuple[tuple[int, int], ...]:
-    return tuple((part.start, part.stop) for part in box)
 
 
 def _inside(region: Region, box: Region) -> Region:
