@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from support.errors import refused
+from support.http_server import HttpServer
 
 import bridge_core
 import bridge_flax
@@ -59,6 +60,13 @@ def test_the_arrays_have_the_shardings_of_like(path):
     assert {leaf.sharding for leaf in jax.tree.leaves(tree)} == {sharding}
     again = bridge_flax.load(path, like=tree)
     assert {leaf.sharding for leaf in jax.tree.leaves(again)} == {sharding}
+
+
+def test_a_url_becomes_sharded_arrays(path):
+    pytest.importorskip("ckptbridge_remote")
+    with HttpServer({"model.safetensors": path.read_bytes()}) as server:
+        tree = bridge_flax.load(f"{server.url}/model.safetensors", like=like(sharding=one_device()))
+    check(tree["fc"], expected(path))
 
 
 def test_it_equals_from_neutral_bit_for_bit(path):
