@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
     from bridge_core.checkpoint.format_choice import chosen_format as chosen_format
     from bridge_core.checkpoint.guided_writing import guided as guided
+    from bridge_core.checkpoint.joint_writing import JointFolder as JointFolder
     from bridge_core.checkpoint.locations import (
         as_destined as as_destined,
         locate as locate,
@@ -61,6 +62,7 @@ else:
             "folder_checkpoint": "contents_of",
             "format_choice": "chosen_format",
             "guided_writing": "guided",
+            "joint_writing": "JointFolder",
             "locations": "as_destined locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
