@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         opened as opened,
         state_of as state_of,
     )
+    from bridge_core.conversion.loading import TargetState as TargetState, target_state as target_state
     from bridge_core.conversion.model_factory import load_factory as load_factory
     from bridge_core.conversion.part_reports import PartReport as PartReport, WorkStatus as WorkStatus
     from bridge_core.conversion.recipes import (
@@ -41,6 +42,7 @@ else:
             "in_memory": "from_neutral to_neutral",
             "in_parts": "finish_work make_work run_part work_status",
             "inputs": "known_module opened state_of",
+            "loading": "TargetState target_state",
             "model_factory": "load_factory",
             "part_reports": "PartReport WorkStatus",
             "recipes": "RecognisedRecipe named_recipe recognised_recipes",
