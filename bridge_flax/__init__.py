@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         template as template,
         to_neutral as to_neutral,
     )
+    from bridge_flax.loading import load as load, save as save
     from bridge_flax.templates import Template as Template
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -24,6 +25,7 @@ else:
         {
             "framework": "FlaxFramework",
             "in_memory": "from_neutral template to_neutral",
+            "loading": "load save",
             "templates": "Template",
         },
     )

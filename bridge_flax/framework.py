@@ -154,18 +154,28 @@ class FlaxFramework:
         Raises:
             MismatchError: Keys or shapes differ; its attributes list all of them.
         """
+        return self.filled(state, like)
+
+    def filled(self, state: FlatState, like: Any, **reading: Any) -> Any:
+        """Return what `build` returns.
+
+        Args:
+            state: As for `build`.
+            like: As for `build`.
+            **reading: ``read``, a function that reads the leaves.
+        """
         from bridge_core.plugins import weights_of
 
         trees = load_trees()
         if like is None or isinstance(like, Template):
-            return trees.build(state, like)
-        whole = trees.state_of(like)
-        weights = weights_of(whole, self)
-        if weights is whole:
-            return trees.build(state, like)
+            return trees.build(state, like, **reading)
+        tree_state = trees.state_of(like)
+        weights = weights_of(tree_state, self)
+        if weights is tree_state:
+            return trees.build(state, like, **reading)
         names = weights.metadata.source_names
         keys = frozenset(names.get(key, key) for key in weights)
-        return trees.build(state.rename(names), like, keys)
+        return trees.build(state.rename(names), like, keys, **reading)
 
     def runs(self, model: Any) -> bool:
         """Return whether an object is a model that can be run; imports nothing.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
     from bridge_core.checkpoint.format_choice import chosen_format as chosen_format
     from bridge_core.checkpoint.guided_writing import guided as guided
+    from bridge_core.checkpoint.joint_writing import JointFolder as JointFolder
     from bridge_core.checkpoint.locations import locate as locate, location_of as location_of
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
@@ -54,6 +55,7 @@ else:
             "folder_checkpoint": "contents_of",
             "format_choice": "chosen_format",
             "guided_writing": "guided",
+            "joint_writing": "JointFolder",
             "locations": "locate location_of",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",

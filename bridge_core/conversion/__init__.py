@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bridge_core.conversion.model_factory import load_factory as load_factory
     from bridge_core.conversion.part_reports import PartReport as PartReport, WorkStatus as WorkStatus
     from bridge_core.conversion.recipes import (
+        GivenRecipe as GivenRecipe,
         RecognisedRecipe as RecognisedRecipe,
         named_recipe as named_recipe,
         recognised_recipes as recognised_recipes,
@@ -45,7 +46,7 @@ else:
             "loading": "TargetState target_state",
             "model_factory": "load_factory",
             "part_reports": "PartReport WorkStatus",
-            "recipes": "RecognisedRecipe named_recipe recognised_recipes",
+            "recipes": "GivenRecipe RecognisedRecipe named_recipe recognised_recipes",
             "report": "Report",
             "selection": "as_only",
             "rule_checks": "layout_led_to plan_by_rules",

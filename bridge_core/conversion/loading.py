@@ -1,4 +1,4 @@
-"""What the `load` functions of the frameworks share: from a checkpoint's path to lazy tensors of a template."""
+"""What the ``load`` of each framework does first: from a path to the lazy tensors of a template."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def target_state(
     step: int | None = None,
     registry: Registry | None = None,
 ) -> Iterator[TargetState]:
-    """Give the lazy tensors of a template; only headers are read. The source is open within the ``with`` block.
+    """Give the lazy tensors of a template; the source is open within the ``with`` block.
 
-    A `ConversionWarning` is issued for each warning of the plan.
+    Only headers are read. A `ConversionWarning` is issued for each warning of the plan.
 
     Args:
         source: As for `bridge_core.plan_conversion`.

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     )
     from bridge_core.transfer.scatter import little_endian_bytes as little_endian_bytes
     from bridge_core.transfer.scratch import Scratch as Scratch, ScratchPool as ScratchPool
+    from bridge_core.transfer.shares import (
+        Cut as Cut,
+        ReadCost as ReadCost,
+        best_cut as best_cut,
+        boxed as boxed,
+        grouped_by_chunks as grouped_by_chunks,
+        joined_boxes as joined_boxes,
+        read_cost as read_cost,
+    )
     from bridge_core.transfer.thread_pool import run_jobs as run_jobs
     from bridge_core.transfer.transpose import copy_into as copy_into, kernel_for as kernel_for
 else:
@@ -45,6 +54,7 @@ else:
             "remote_reading": "announce_plans announce_region sharing_memory",
             "scatter": "little_endian_bytes",
             "scratch": "Scratch ScratchPool",
+            "shares": "Cut ReadCost best_cut boxed grouped_by_chunks joined_boxes read_cost",
             "thread_pool": "run_jobs",
             "transpose": "copy_into kernel_for",
         },

@@ -7,17 +7,28 @@ is off, 6-bit floats) stays a numpy array.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_core import ArrayTensor, FlatState, Key, Tensor, TensorSpec, UnsupportedFeature, UsageError
+from bridge_core import ArrayTensor, Key, Tensor, TensorSpec, UnsupportedFeature, UsageError
 from bridge_core.state import Array, LazyTensor, Region, as_tensor
-from bridge_core.transfer import LoadedTensor, load_values
 
-__all__ = ["StandIn", "as_leaf", "first_key", "is_key_array", "is_spread", "tensor_of", "to_abstract"]
+__all__ = [
+    "SpreadTensor",
+    "StandIn",
+    "as_leaf",
+    "first_key",
+    "fits_jax",
+    "is_key_array",
+    "is_spread",
+    "sharding_of",
+    "tensor_of",
+    "to_abstract",
+]
 
 
 class StandIn(np.ndarray[Any, np.dtype[Any]]):
@@ -44,7 +55,7 @@ def tensor_of(key: Key, leaf: Any) -> Tensor:
 
     Raises:
         UnsupportedFeature: It is not an array, or of a dtype that is not supported.
-        UsageError: It is traced by a JAX transformation, was deleted by one, or is partly on other hosts.
+        UsageError: It is traced by a JAX transformation, or was deleted by one.
     """
     if isinstance(leaf, jax.core.Tracer):
         raise UsageError(
@@ -72,12 +83,10 @@ def _array_tensor(key: Key, array: jax.Array) -> Tensor:
             key=key,
             hint="Convert it before the call that donates it.",
         )
+    if not array.is_fully_addressable and array.is_fully_replicated:
+        array = array.addressable_data(0)
     if not array.is_fully_addressable:
-        raise UsageError(
-            "the array is partly on devices of other hosts.",
-            key=key,
-            hint="Gather it first: jax.experimental.multihost_utils.process_allgather(tree, tiled=True).",
-        )
+        return SpreadTensor(key, array)
     devices = array.devices()
     if len(devices) == 1 and next(iter(devices)).platform == "cpu":
         return ArrayTensor(np.asarray(array))
@@ -85,6 +94,37 @@ def _array_tensor(key: Key, array: jax.Array) -> Tensor:
     if len(devices) == 1:
         return LazyTensor(spec, lambda region: np.asarray(array[region]))
     return LazyTensor(spec, lambda region: _gather(array, region))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SpreadTensor:
+    """An array that is partly on devices of other hosts, so that this process cannot read it by itself.
+
+    Args:
+        key: Path of the leaf in the user's tree.
+        array: The array.
+    """
+
+    key: Key
+    array: jax.Array
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Shape and dtype."""
+        return TensorSpec(self.array.shape, np.dtype(self.array.dtype))
+
+    def read(self, region: Region) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "the array is partly on devices of other hosts.",
+            key=self.key,
+            hint="Save the tree with bridge_flax.save, or gather it first: "
+            "jax.experimental.multihost_utils.process_allgather(tree, tiled=True).",
+        )
 
 
 def _gather(array: jax.Array, region: Region) -> Array:
@@ -135,46 +175,33 @@ def to_abstract(leaf: Any) -> Any:
     return leaf
 
 
-def as_leaf(state: FlatState, key: Key, like: Any) -> Any:
-    """Read a tensor into memory that nothing else refers to, in the place and type of ``like``.
+def as_leaf(values: Array, like: Any) -> Any:
+    """Return values in the place and type of ``like``.
 
     Args:
-        state: Where to read.
-        key: What to read.
-        like: The leaf it replaces: a PRNG key gives a PRNG key, a plain number a plain number, and a
-            sharded array one with the same sharding, of which only this host's parts are read.
+        values: The values, in memory that nothing else refers to.
+        like: The leaf they replace: a PRNG key gives a PRNG key, a plain number a plain number, and an array
+            one on the same device.
     """
     if is_key_array(like):
-        return _wrap_key(_loaded(state, key), like)
+        return _wrap_key(values, like)
     if isinstance(like, bool | int | float | complex) and not isinstance(like, np.generic):
-        value = state[key].item()
+        value = values.item()
         if type(value) is type(like):
             return value
-    if not _fits_jax(state.spec(key).dtype):
-        return _loaded(state, key)
-    sharding = _sharding(like)
-    if sharding is None:
-        return jax.device_put(_loaded(state, key))
-    if len(sharding.device_set) == 1:
-        return jax.device_put(_loaded(state, key), sharding)
-    shape = state.spec(key).shape
-    return jax.make_array_from_callback(shape, sharding, lambda index: np.array(state.read(key, index)))
+    if not fits_jax(values.dtype):
+        return values
+    return jax.device_put(values, sharding_of(like))
 
 
 def is_spread(like: Any) -> bool:
-    """Return whether a leaf is on several devices, so that this host reads only its own parts."""
-    sharding = _sharding(like)
-    return sharding is not None and len(sharding.device_set) > 1
+    """Return whether a leaf is on several devices or hosts, so that this host reads only its own parts."""
+    sharding = sharding_of(like)
+    return sharding is not None and (len(sharding.device_set) > 1 or not sharding.is_fully_addressable)
 
 
-def _loaded(state: FlatState, key: Key) -> Array:
-    tensor = state.tensor(key)
-    if not isinstance(tensor, LoadedTensor):
-        tensor = load_values(state, (key,), workers=1).tensor(key)
-    return tensor.array if isinstance(tensor, LoadedTensor) else state[key]
-
-
-def _fits_jax(dtype: np.dtype[Any]) -> bool:
+def fits_jax(dtype: np.dtype[Any]) -> bool:
+    """Return whether JAX has arrays of a dtype."""
     return _probe(dtype, bool(jax.config.jax_enable_x64))
 
 
@@ -186,7 +213,8 @@ def _probe(dtype: np.dtype[Any], x64: bool) -> bool:
         return False
 
 
-def _sharding(like: Any) -> Any:
+def sharding_of(like: Any) -> Any:
+    """Return the sharding that a leaf asks for; None for the default device."""
     sharding = getattr(like, "sharding", None) if isinstance(like, jax.Array | jax.ShapeDtypeStruct) else None
     if not isinstance(sharding, jax.sharding.Sharding):
         return None

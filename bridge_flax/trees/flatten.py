@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flax import nnx
@@ -21,16 +21,18 @@ from bridge_core import (
 )
 from bridge_core.messages import count, listed
 from bridge_core.state import unflatten_tree
-from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
 from bridge_flax.train_states import choose_weights, holds_training
 from bridge_flax.tree_names import boxes, has_collections
-from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
+from bridge_flax.trees.arrays import tensor_of
+from bridge_flax.trees.loading import read_here
 from bridge_flax.trees.module_types import nnx_modules
 from bridge_flax.trees.nnx_split import split
 from bridge_flax.trees.walk import is_empty, is_struct, rebuild, walk
 
 __all__ = ["build", "flatten", "read_leaves", "state_of"]
+
+ReadLeaves = Callable[[FlatState, list[tuple[Key, Any]]], dict[Key, Any]]
 
 
 def state_of(value: Any) -> FlatState:
@@ -124,7 +126,9 @@ def _is_below(key: Key, paths: Collection[Key]) -> bool:
     return any(key[:depth] in paths for depth in range(1, len(key) + 1))
 
 
-def build(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> Any:
+def build(
+    state: FlatState, like: Any, weights: Collection[Key] | None = None, read: ReadLeaves = read_here
+) -> Any:
     """Return live tensors in the structure of ``like``.
 
     `bridge_flax.framework.FlaxFramework.build` documents it.
@@ -133,34 +137,37 @@ def build(state: FlatState, like: Any, weights: Collection[Key] | None = None) -
         state: The tensors.
         like: The structure.
         weights: The keys of ``like`` that are filled, where the others stay unchanged; None for all.
+        read: Reads the leaves.
     """
     if like is None:
-        loaded = load_values(state)
-        leaves = {key: as_leaf(loaded, key, None) for key in loaded}
+        leaves = read_here(state, [(key, None) for key in state])
         return unflatten_tree(leaves, state.metadata.empty)
     if isinstance(like, Template):
         if like.kind == "linen":
-            return _fill(state, like.tree)
+            return _fill(state, like.tree, None, read)
         graphdef, abstract = like.tree
-        return nnx.merge(graphdef, _fill(state, abstract))
+        return nnx.merge(graphdef, _fill(state, abstract, None, read))
     if isinstance(like, nnx.Pytree):
         graphdef, old = split(like)
-        return nnx.merge(graphdef, _fill(state, old, weights))
-    return _fill(state, like, weights)
+        return nnx.merge(graphdef, _fill(state, old, weights, read))
+    return _fill(state, like, weights, read)
 
 
-def _fill(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> Any:
-    leaves = read_leaves(state, like, weights)
+def _fill(state: FlatState, like: Any, weights: Collection[Key] | None, read: ReadLeaves) -> Any:
+    leaves = read_leaves(state, like, weights, read)
     return rebuild(like, lambda key, leaf: leaves.get(key, leaf))
 
 
-def read_leaves(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> dict[Key, Any]:
+def read_leaves(
+    state: FlatState, like: Any, weights: Collection[Key] | None = None, read: ReadLeaves = read_here
+) -> dict[Key, Any]:
     """Return a new leaf for each leaf of a tree, by key.
 
     Args:
         state: The tensors, with exactly the keys of ``like``.
         like: What `walk` can walk.
         weights: The keys of ``like`` that are read; None for all.
+        read: Reads the leaves.
 
     Raises:
         MismatchError: Keys or shapes differ; its attributes list all of them.
@@ -187,5 +194,4 @@ def read_leaves(state: FlatState, like: Any, weights: Collection[Key] | None = N
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    loaded = load_values(state, [key for key, leaf in leaves if not is_spread(leaf)])
-    return {key: as_leaf(loaded, key, leaf) for key, leaf in leaves}
+    return read(state, leaves)
