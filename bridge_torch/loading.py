@@ -11,18 +11,20 @@ from bridge_core.io import is_location, shown_path
 from bridge_core.rules import Pattern, Permissions, Rules
 
 if TYPE_CHECKING:
-    from bridge_core.plugins import Recipe
+    from bridge_core.conversion import GivenRecipe
+else:
+    GivenRecipe = Any
 
 __all__ = ["load"]
 
 
 def load(
-    path: Any,
+    source: Any,
     *,
     like: Any,
     model: Any = None,
     rules: Rules = (),
-    recipe: str | Recipe | tuple[str | Recipe, Mapping[str, Any]] | None = None,
+    recipe: GivenRecipe = None,
     only: str | Iterable[str] = (),
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = False,
@@ -58,7 +60,8 @@ def load(
     what was on the meta device is still there, and tensors that have memory may hold old or new values.
 
     Args:
-        path: A path or URL (see `open_state`); or another source that `convert` takes.
+        source: A path or URL, as for `open_state`; or another source that `convert` takes. All processes of a
+            mesh need to see the same files.
         like: An `nn.Module`, or a state dict.
         model: Evidence for what the source's layers are, as for `convert`.
         rules: Rules, or the path of a rule file.
@@ -112,7 +115,7 @@ def load(
         ) from err
     template = torch_objects.read_template(like)
     with target_state(
-        path,
+        source,
         framework="torch",
         like=template,
         model=model,
@@ -141,5 +144,5 @@ def load(
             device=device,
             workers=workers,
             max_ram=max_ram,
-            may_share=not is_location(path),
+            may_share=not is_location(source),
         )
