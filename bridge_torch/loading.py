@@ -54,7 +54,8 @@ def load(
     - **A state dict** is not changed. Its names, shapes and devices are those of the result.
     - **Distributed tensors** (`torch.distributed.tensor.DTensor`, as `fully_shard` makes them) get only the
       part that this process holds. Every process of the mesh calls this function and reads a share of the
-      file; where shares are many short runs of it, the processes exchange values.
+      file; where shares are many short runs of it, the processes exchange values. If one of them fails, all
+      raise an error.
 
     Names, shapes, dtypes and devices are checked before the first value is read. If reading fails after that,
     what was on the meta device is still there, and tensors that have memory may hold old or new values.
@@ -68,11 +69,11 @@ def load(
         recipe: As for `convert`.
         only: As for `convert`.
         accept_guesses: Whether names may decide a layer that no evidence decides.
-        allow_missing: Names of ``like`` that stay as they are if the checkpoint has no values: True for all,
+        allow_missing: Names of ``like`` that may stay unchanged if the checkpoint has no values: True for all,
             or patterns. In a module, tensors on the meta device stay there; so do buffers that are not in its
             state dict, which are refused otherwise.
         allow_unexpected: Names in the checkpoint that may be left out: True for all, or patterns.
-        allow_mismatched: Names of ``like`` that stay as they are if the shapes differ: True for all, or
+        allow_mismatched: Names of ``like`` that may stay unchanged if the shapes differ: True for all, or
             patterns.
         allow_unclaimed: Names of tensors that belong to no layer and are to be copied unchanged: True for
             all, or patterns.
@@ -114,31 +115,36 @@ def load(
             hint='Install it: pip install "ckptbridge[torch]".',
         ) from err
     template = torch_objects.read_template(like)
-    with target_state(
-        source,
-        framework="torch",
-        like=template,
-        model=model,
-        rules=rules,
-        recipe=recipe,
-        only=only,
-        accept_guesses=accept_guesses,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-        allow_mismatched=allow_mismatched,
-        allow_unclaimed=allow_unclaimed,
-        allow_inexact=allow_inexact,
-        dtype=dtype,
-        layout=layout,
-        follow_links=follow_links,
-        entry=entry,
-        step=step,
-        registry=registry,
-    ) as target:
+    together = torch_objects.loading_together(like)
+    with (
+        together.planning(),
+        target_state(
+            source,
+            framework="torch",
+            like=template,
+            model=model,
+            rules=rules,
+            recipe=recipe,
+            only=only,
+            accept_guesses=accept_guesses,
+            allow_missing=allow_missing,
+            allow_unexpected=allow_unexpected,
+            allow_mismatched=allow_mismatched,
+            allow_unclaimed=allow_unclaimed,
+            allow_inexact=allow_inexact,
+            dtype=dtype,
+            layout=layout,
+            follow_links=follow_links,
+            entry=entry,
+            step=step,
+            registry=registry,
+        ) as target,
+    ):
         return torch_objects.fill(
             target.state,
             like,
             template,
+            together,
             unfilled=target.unfilled,
             permissions=Permissions.of(accept_guesses, allow_missing),
             device=device,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from bridge_torch.torch_objects.load_checks import (
     require_values,
 )
 from bridge_torch.torch_objects.shards import (
+    Together,
     as_distributed,
     exchanged,
     is_distributed,
@@ -44,7 +45,7 @@ from bridge_torch.torch_objects.tensors import (
     require_dtypes,
 )
 
-__all__ = ["fill", "read_template"]
+__all__ = ["fill", "loading_together", "read_template"]
 
 _GROUP = 128 << 20
 """Bytes of tensors that are in memory at once where values cannot be read into their place."""
@@ -104,10 +105,16 @@ def read_template(like: Any) -> FlatState:
     return read_state(like, specs_only)
 
 
+def loading_together(like: Any) -> Together:
+    """Return the processes that load the distributed tensors of a module or a state dict."""
+    return Together(entries_of(like).values())
+
+
 def fill(
     state: FlatState,
     like: Any,
     template: FlatState,
+    together: Together,
     *,
     unfilled: Iterable[Key] = (),
     permissions: Permissions | None = None,
@@ -122,6 +129,7 @@ def fill(
         state: Lazy tensors under the keys of ``like``.
         like: The module, which is changed, or a state dict, which is not.
         template: What `read_template` returned for it.
+        together: The processes that load, which are told when all has been checked.
         unfilled: Keys of ``like`` that the state has no values for, by permission.
         permissions: What may stay unfilled; None for nothing.
         device: As for `bridge_torch.load`.
@@ -145,7 +153,8 @@ def fill(
     require_dtypes(state)
     places = list(_places(state, entries, template.metadata.ties, skipped, chosen, is_module=is_module))
     _require_fit(places)
-    values = dict(_filled(places, workers, max_ram, may_share=may_share))
+    together.planned()
+    values = _filled(places, workers, max_ram, may_share=may_share)
     result: OrderedDict[str, Any] = OrderedDict()
     for name, child in entries.items():
         if name in values:
@@ -227,12 +236,12 @@ def _require_fit(places: Iterable[_Place]) -> None:
                 hint="Replace it by tensor.contiguous() first.",
             )
         if place.in_place and not holds(place.child.dtype, place.dtype):
-            wanted = str(place.child.dtype).removeprefix("torch.")
+            dtype_name = str(place.child.dtype).removeprefix("torch.")
             hint = "Give the module another dtype first: module.to(dtype)."
             if place.child.is_floating_point():
-                hint = f'Pass dtype="{wanted}" to round them, or give the module another dtype first.'
+                hint = f'Pass dtype="{dtype_name}" to round them, or give the module another dtype first.'
             raise UsageError(
-                f"the tensor is {wanted} in the module, which cannot hold the values of the checkpoint, "
+                f"the tensor is {dtype_name} in the module, which cannot hold the values of the checkpoint, "
                 f"{place.tensor.spec.dtype.name}.",
                 key=place.names[0],
                 hint=hint,
@@ -241,18 +250,44 @@ def _require_fit(places: Iterable[_Place]) -> None:
 
 def _filled(
     places: Iterable[_Place], workers: int | None, max_ram: int | str | None, *, may_share: bool
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Read all values, and yield the tensor of each name."""
+) -> dict[str, torch.Tensor]:
+    """Read all values, and return the tensor of each name."""
     load = functools.partial(load_values, workers=workers, max_ram=max_ram)
     limit = _GROUP if max_ram is None else parse_size(max_ram) // 2
+    own = [place for place in places if place.placements is None]
+    shared = [place for place in places if place.placements is not None]
+    values: dict[str, torch.Tensor] = {}
+    error: BaseException | None = None
+    try:
+        for place, tensor in _read_own(own, load, limit, may_share=may_share):
+            values.update(dict.fromkeys(place.names, tensor))
+    except BaseException as err:
+        if not shared:
+            raise
+        error = err  # the other processes wait for this one
+    for group in _groups(shared, limit):
+        mesh = group[0].child.device_mesh
+        try:
+            loaded = load(_state(group) if error is None else _state(()))
+        except BaseException as err:
+            error = err
+        require_all(mesh, error)
+        for place in group:
+            read = to_torch(loaded.tensor(place.key)).to(mesh.device_type)
+            tensor = _put(place, exchanged(read, place.child, place.placements))
+            values.update(dict.fromkeys(place.names, tensor))
+    return values
+
+
+def _read_own(
+    places: Iterable[_Place], load: Callable[..., FlatState], limit: int, *, may_share: bool
+) -> Iterator[tuple[_Place, torch.Tensor]]:
+    """Read what needs no exchange: into its place if that is possible, else in groups that are copied."""
     direct: list[_Place] = []
     copied: list[_Place] = []
-    to_exchange: list[_Place] = []
     arrays: dict[Key, Array] = {}
     for place in places:
-        if place.placements is not None:
-            to_exchange.append(place)
-        elif not place.in_place and place.device.type == "cpu":
+        if not place.in_place and place.device.type == "cpu":
             direct.append(place)
         elif place.in_place and not may_share and (array := _memory_of(place)) is not None:
             direct.append(place)
@@ -261,26 +296,16 @@ def _filled(
             copied.append(place)
     loaded = load(_state(direct), out=arrays)
     for place in direct:
-        if place.in_place:
-            if not place.child.is_inference():
-                torch.autograd.graph.increment_version(place.child)
-            yield from _named(place, place.child)
-        else:
-            yield from _named(place, _new(place, to_torch(loaded.tensor(place.key))))
+        if not place.in_place:
+            yield place, _new(place, to_torch(loaded.tensor(place.key)))
+            continue
+        if not place.child.is_inference():
+            torch.autograd.graph.increment_version(place.child)
+        yield place, place.child
     for group in [copied] if may_share else _groups(copied, limit):
         loaded = load(_state(group))
         for place in group:
-            yield from _named(place, _put(place, to_torch(loaded.tensor(place.key))))
-    for group in _groups(to_exchange, limit):
-        error = None
-        try:
-            loaded = load(_state(group))
-        except BaseException as err:  # the other processes wait for this one
-            error = err
-        require_all(group[0].child.device_mesh, error)
-        for place in group:
-            values = to_torch(loaded.tensor(place.key)).to(place.child.device_mesh.device_type)
-            yield from _named(place, _put(place, exchanged(values, place.child, place.placements)))
+            yield place, _put(place, to_torch(loaded.tensor(place.key)))
 
 
 def _put(place: _Place, values: torch.Tensor) -> torch.Tensor:
@@ -326,10 +351,6 @@ def _groups(places: Iterable[_Place], limit: int) -> Iterator[list[_Place]]:
         nbytes += size
     if group:
         yield group
-
-
-def _named(place: _Place, value: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    return ((name, value) for name in place.names)
 
 
 def _new(place: _Place, local: torch.Tensor) -> torch.Tensor:

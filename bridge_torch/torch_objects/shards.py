@@ -6,9 +6,10 @@ region along another axis, and the processes exchange values.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from bridge_core.state import Region, regions
 from bridge_core.transfer import read_cost
 
 __all__ = [
+    "Together",
     "as_distributed",
     "exchanged",
     "is_distributed",
@@ -174,10 +176,53 @@ def exchanged(local: torch.Tensor, like: Any, placements: Any) -> torch.Tensor:
         return local_tensor(complete.redistribute(placements=like.placements)).contiguous()
 
 
+class Together:
+    """Lets processes fail together that load parts of the same tensors; without such tensors it does nothing.
+
+    Args:
+        values: The tensors, distributed and others, in the same order in all processes.
+    """
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self._meshes: list[Any] = []
+        self._is_planned = False
+        for value in values:
+            if is_distributed(value) and value.device_mesh not in self._meshes:
+                self._meshes.append(value.device_mesh)
+
+    @contextlib.contextmanager
+    def planning(self) -> Iterator[None]:
+        """Pass on an error of the block to the other processes, unless `planned` was called before."""
+        try:
+            yield
+        except BaseException as err:
+            if not self._is_planned:
+                self._planned(err)
+            raise
+
+    def planned(self) -> None:
+        """Wait until all processes have planned what they read.
+
+        Raises:
+            ConversionError: Another process could not.
+        """
+        self._planned(None)
+
+    def _planned(self, error: BaseException | None) -> None:
+        self._is_planned = True
+        for mesh in self._meshes:
+            if mesh.get_coordinate() is not None:
+                require_all(mesh, error)
+
+
 def require_all(mesh: Any, error: BaseException | None) -> None:
     """Raise the error of this process; without one, refuse to go on if another process has one.
 
     Every process of the mesh calls this at the same time.
+
+    Args:
+        mesh: The processes.
+        error: What this process could not do; None if it has done it.
 
     Raises:
         ConversionError: Another process has an error.
@@ -185,16 +230,12 @@ def require_all(mesh: Any, error: BaseException | None) -> None:
     import torch.distributed as dist
 
     failures = torch.tensor([0 if error is None else 1], device=mesh.device_type)
-    for group in _groups_of(mesh):
-        dist.all_reduce(failures, group=group)
+    for dim in range(mesh.ndim):
+        dist.all_reduce(failures, group=mesh.get_group(dim))
     if error is not None:
         raise error
     if int(failures.item()):
         raise ConversionError(
-            "another process of the mesh could not read its part of the checkpoint.",
+            "another process of the mesh could not load its part of the checkpoint.",
             hint="Look at the errors of the other processes.",
         )
-
-
-def _groups_of(mesh: Any) -> Iterator[Any]:
-    return (mesh.get_group(dim) for dim in range(mesh.ndim))

@@ -86,8 +86,14 @@ def placed(folder, wanted):
     return {"same": same, "equal": equal}
 
 
-def failing(folder, wanted):
-    """Load where one process cannot read: no process waits, and the module has no values."""
+def failing(folder, wanted, key):
+    """Load where one process cannot read: no process waits, and the module has no values.
+
+    Args:
+        folder: Where the checkpoint is.
+        wanted: Not used.
+        key: The tensor that cannot be read; None for the checkpoint.
+    """
     from torch.distributed.fsdp import fully_shard
 
     import bridge_torch
@@ -98,13 +104,14 @@ def failing(folder, wanted):
     usual = loading.load_values
 
     def load_values(state, *args, **options):
-        if dist.get_rank() == 1 and ("down", "weight") in state:
+        if dist.get_rank() == 1 and key in state:
             raise OSError(5, "Input/output error")
         return usual(state, *args, **options)
 
     loading.load_values = load_values
+    name = "absent.safetensors" if key is None and dist.get_rank() == 1 else "flax.safetensors"
     try:
-        bridge_torch.load(folder / "flax.safetensors", like=model)
+        bridge_torch.load(folder / name, like=model)
     except Exception as err:
         return {"error": f"{type(err).__name__}: {err}", "meta": all(p.is_meta for p in model.parameters())}
     finally:
@@ -133,7 +140,9 @@ def main(rank, processes, folder):
         "meta": sharded(folder, wanted, "meta"),
         "cpu": sharded(folder, wanted, "cpu"),
         "placed": placed(folder, wanted),
-        "failing": failing(folder, wanted),
+        "unplanned": failing(folder, wanted, None),
+        "unread": failing(folder, wanted, ("norm", "weight")),
+        "unexchanged": failing(folder, wanted, ("down", "weight")),
     }
     print(json.dumps(facts))
     dist.destroy_process_group()

@@ -143,9 +143,10 @@ def test_placements_of_several_sorts(facts):
 
 
 @pytest.mark.slow
-def test_no_process_waits_for_one_that_failed(facts):
-    first, second = (seen["failing"] for seen in facts)
-    assert first["error"].startswith("ConversionError")
-    assert second["error"].startswith("OSError")
+@pytest.mark.parametrize("case", ["unplanned", "unread", "unexchanged"])
+def test_no_process_waits_for_one_that_failed(facts, case):
+    first, second = (seen[case] for seen in facts)
+    assert first["error"].startswith("ConversionError: another process of the mesh")
+    assert second["error"].startswith("SourceNotFound" if case == "unplanned" else "OSError")
     assert first["meta"]
     assert second["meta"]
