@@ -69,9 +69,9 @@ def load(
         recipe: As for `convert`.
         only: As for `convert`.
         accept_guesses: Whether names may decide a layer that no evidence decides.
-        allow_missing: Names of ``like`` that may stay unchanged if the checkpoint has no values: True for all,
-            or patterns. In a module, tensors on the meta device stay there; so do buffers that are not in its
-            state dict, which are refused otherwise.
+        allow_missing: Names of ``like`` that may stay unchanged if the checkpoint has no values: True for
+            all, or patterns. In a module, tensors on the meta device stay there; so do buffers that are not
+            in its state dict, which are refused otherwise.
         allow_unexpected: Names in the checkpoint that may be left out: True for all, or patterns.
         allow_mismatched: Names of ``like`` that may stay unchanged if the shapes differ: True for all, or
             patterns.
@@ -114,6 +114,7 @@ def load(
             f"loading into modules and state dicts needs torch, which cannot be imported: {err}.",
             hint='Install it: pip install "ckptbridge[torch]".',
         ) from err
+    permissions = Permissions.of(accept_guesses, allow_missing)
     template = torch_objects.read_template(like)
     together = torch_objects.loading_together(like)
     with (
@@ -127,7 +128,7 @@ def load(
             recipe=recipe,
             only=only,
             accept_guesses=accept_guesses,
-            allow_missing=allow_missing,
+            allow_missing=permissions.allow_missing,
             allow_unexpected=allow_unexpected,
             allow_mismatched=allow_mismatched,
             allow_unclaimed=allow_unclaimed,
@@ -146,7 +147,7 @@ def load(
             template,
             together,
             unfilled=target.unfilled,
-            permissions=Permissions.of(accept_guesses, allow_missing),
+            permissions=permissions,
             device=device,
             workers=workers,
             max_ram=max_ram,

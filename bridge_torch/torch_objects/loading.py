@@ -276,6 +276,7 @@ def _filled(
             read = to_torch(loaded.tensor(place.key)).to(mesh.device_type)
             tensor = _put(place, exchanged(read, place.child, place.placements))
             values.update(dict.fromkeys(place.names, tensor))
+        del loaded, read  # before the next group is read
     return values
 
 
@@ -306,6 +307,7 @@ def _read_own(
         loaded = load(_state(group))
         for place in group:
             yield place, _put(place, to_torch(loaded.tensor(place.key)))
+        del loaded  # before the next group is read
 
 
 def _put(place: _Place, values: torch.Tensor) -> torch.Tensor:
@@ -360,7 +362,7 @@ def _new(place: _Place, local: torch.Tensor) -> torch.Tensor:
     if not place.is_of_module or not isinstance(old, torch.nn.Parameter):
         return value
     is_usual = type(old) is torch.nn.Parameter or is_distributed(old)
-    new = torch.nn.Parameter(value) if is_usual else value.as_subclass(type(old))
+    new = torch.nn.Parameter(value, requires_grad=False) if is_usual else value.as_subclass(type(old))
     new.requires_grad_(old.requires_grad)
     for name, attribute in vars(old).items():  # as libraries give parameters, for their own loading
         vars(new).setdefault(name, attribute)
