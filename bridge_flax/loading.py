@@ -131,7 +131,7 @@ def save(
     progress: Callable[[Progress], None] | None = None,
     registry: Registry | None = None,
 ) -> Saved:
-    """Write a tree of JAX arrays as it is named and laid out, each process some of the files.
+    """Write a tree of JAX arrays under its own names and in its own layout, from all its processes.
 
     A tree that this process has completely is written as by `bridge_core.save_state`, by the process that
     calls. If parts of it are on devices of other hosts, each process that holds some has to call the function

@@ -126,12 +126,14 @@ class LazyTensor:
         chunk_shape: Shape of the chunks that are read and decoded as one, from the tensor's origin on; empty
             if every region costs as much as its own bytes.
         filler: Reads a region into an array of its shape; None to copy what ``reader`` returns.
+        source: A tensor of the same shape of which ``reader`` reads the same region; None if it is not known.
     """
 
     spec: TensorSpec
     reader: Callable[[Region], Array]
     chunk_shape: tuple[int, ...] = ()
     filler: Callable[[Region, Array], None] | None = None
+    source: Tensor | None = None
 
     def read(self, region: Region) -> Array:
         """Call the reader."""
@@ -276,7 +278,7 @@ def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> Lazy
         return values.view(np.bool_)
 
     chunk_shape = getattr(raw, "chunk_shape", ())
-    return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read, chunk_shape)
+    return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read, chunk_shape, source=raw)
 
 
 def is_tensor(value: Any) -> bool:

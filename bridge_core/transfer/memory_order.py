@@ -40,11 +40,19 @@ class MemoryOrder:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The axis of an input that an axis of the result comes from; None if there is none."""
+    """The axis of an input that an axis of the result comes from; None if there is none.
+
+    Args:
+        outer: The axis whose steps are, or are made of, steps of the result's axis.
+        inner: The axis whose elements are adjacent along the result's axis.
+        stacked: Whether each step is another source.
+        depth: The order among axes with the same ``outer``, of which the first has the longest steps.
+    """
 
     outer: int | None
     inner: int | None
     stacked: bool = False
+    depth: tuple[int, ...] = ()
 
 
 _STACKED = _Axis(None, None, stacked=True)
@@ -62,9 +70,9 @@ def memory_order_of(tensor: Tensor) -> MemoryOrder | None:
         axes, tensor = input_axes, tensor.inputs[0]
     last = len(tensor.spec.shape) - 1
     # The result does not have an axis that was unstacked; then the next one is the outermost.
-    first = min((axis.outer for axis in axes if axis.outer is not None), default=0)
+    first = min(((axis.outer, axis.depth) for axis in axes if axis.outer is not None), default=(0, ()))
     inner = [i for i, axis in enumerate(axes) if axis.inner == last]
-    outer = [i for i, axis in enumerate(axes) if axis.outer == first]
+    outer = [i for i, axis in enumerate(axes) if (axis.outer, axis.depth) == first]
     if last < 0 or len(inner) != 1 or len(outer) != 1:
         return None
     return MemoryOrder(inner[0], outer[0], tuple(i for i, axis in enumerate(axes) if axis.stacked))
@@ -108,29 +116,27 @@ def _through(op: Op, axes: list[_Axis], tensor: OpTensor) -> list[_Axis] | None:
 def _moved(axis: _Axis, place: Callable[[int], int]) -> _Axis:
     outer = None if axis.outer is None else place(axis.outer)
     inner = None if axis.inner is None else place(axis.inner)
-    return _Axis(outer, inner, axis.stacked)
+    return _Axis(outer, inner, axis.stacked, axis.depth)
 
 
 def _reshaped(axes: list[_Axis], source: tuple[int, ...], target: tuple[int, ...]) -> list[_Axis] | None:
     """Follow axes through a reshape; the first of those of a split axis is the outer one."""
     if 0 in source:
         return None
-    outer: dict[int, int] = {}
+    outer: dict[int, tuple[int, int]] = {}
     inner: dict[int, int] = {}
     for before, after in axis_groups(source, target):
         targets = [a for a in range(after.start, after.stop) if target[a] > 1]
         sources = [a for a in range(before.start, before.stop) if source[a] > 1]
         if targets and sources and (len(targets) == 1 or len(sources) == 1):
-            outer[targets[0]] = sources[0]
+            outer.update((target_axis, (sources[0], depth)) for depth, target_axis in enumerate(targets))
             inner[targets[-1]] = sources[-1]
-    return [
-        _Axis(
-            None if axis.outer is None else outer.get(axis.outer),
-            None if axis.inner is None else inner.get(axis.inner),
-            axis.stacked,
-        )
-        for axis in axes
-    ]
+    result = []
+    for axis in axes:
+        before_outer, depth = (None, 0) if axis.outer is None else outer.get(axis.outer, (None, 0))
+        before_inner = None if axis.inner is None else inner.get(axis.inner)
+        result.append(_Axis(before_outer, before_inner, axis.stacked, (depth, *axis.depth)))
+    return result
 
 
 def chunk_shape_of(tensor: Tensor) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bridge_core.ops import OpTensor, Split
-from bridge_core.state import FileTensor, Region, StridedFileTensor, Tensor, regions
+from bridge_core.state import FileTensor, LazyTensor, Region, StridedFileTensor, Tensor, regions
 from bridge_core.transfer.memory_order import chunk_shape_of, chunked_sources
 
 __all__ = ["Cut", "ReadCost", "best_cut", "boxed", "grouped_by_chunks", "joined_boxes", "read_cost"]
@@ -148,6 +148,8 @@ def read_cost(tensor: Tensor, region: Region) -> ReadCost:
             -(-part.stop // size) - part.start // size for part, size in zip(region, chunk, strict=True)
         )
         return ReadCost(needed, count * math.prod(chunk) * spec.dtype.itemsize, count)
+    if isinstance(tensor, LazyTensor) and tensor.source is not None:
+        return read_cost(tensor.source, region)
     return ReadCost(needed, needed, 1)
 
 

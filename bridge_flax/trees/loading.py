@@ -27,7 +27,7 @@ _ALL = 1 << 62
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Reading:
     """What is read for one leaf.
 
     Args:
@@ -101,7 +101,7 @@ class LeafReader:
             UnsupportedFeature: JAX cannot hold a dtype.
         """
         result: dict[Key, Any] = {}
-        wanted = []
+        readings = []
         shares: dict[Key, Share] = {}
         for key, leaf in leaves:
             tensor = state.tensor(key)
@@ -115,13 +115,13 @@ class LeafReader:
                     share = share_of(tensor, sharding_of(leaf))
             if share is not None:
                 shares[key] = share
-                wanted.append(_Wanted(key, tensor, share.boxes, lambda values: values))
+                readings.append(_Reading(key, tensor, share.boxes, lambda values: values))
             else:
-                wanted.append(_of_leaf(key, tensor, leaf))
-        result |= _read(wanted, self._workers, self._max_bytes)
+                readings.append(_of_leaf(key, tensor, leaf))
+        result |= _read(readings, self._workers, self._max_bytes)
         exchanged = [f"{join_key(key)} {state.spec(key)} {share.cut.parts}" for key, share in shares.items()]
-        self._processes.agree("load the tree", about=exchanged)
         self._agreed = True
+        self._processes.agree("load the tree", about=exchanged)
         for key, share in shares.items():
             result[key] = share.exchanged(result.pop(key), state.spec(key).dtype)
         return result
@@ -134,14 +134,14 @@ def _tree_of(like: Any) -> Any:
     return split(like)[1] if isinstance(like, nnx.Pytree) else like
 
 
-def _of_leaf(key: Key, tensor: Tensor, leaf: Any) -> _Wanted:
+def _of_leaf(key: Key, tensor: Tensor, leaf: Any) -> _Reading:
     """Return what this process reads for a leaf by itself."""
     spec, sharding = tensor.spec, sharding_of(leaf)
     if not is_spread(leaf) or is_key_array(leaf) or not fits_jax(spec.dtype):
-        return _Wanted(key, tensor, (regions.full(spec.shape),), lambda values: as_leaf(values[0], leaf))
+        return _Reading(key, tensor, (regions.full(spec.shape),), lambda values: as_leaf(values[0], leaf))
     with about_tensor(key):
         placement = placement_of(sharding, spec.shape)
-    return _Wanted(
+    return _Reading(
         key,
         tensor,
         placement.boxes,
@@ -149,13 +149,13 @@ def _of_leaf(key: Key, tensor: Tensor, leaf: Any) -> _Wanted:
     )
 
 
-def _read(wanted: Iterable[_Wanted], workers: int | None, max_bytes: int) -> dict[Key, Any]:
+def _read(readings: Iterable[_Reading], workers: int | None, max_bytes: int) -> dict[Key, Any]:
     """Read the boxes of all leaves, each box of a tensor once, and make the leaves."""
     result: dict[Key, Any] = {}
     values: dict[Key, list[Any]] = {}
     make = {}
     parts: dict[object, _Part] = {}
-    for each in wanted:
+    for each in readings:
         make[each.key] = each.make
         values[each.key] = [None] * len(each.boxes)
         if not each.boxes:

@@ -23,13 +23,14 @@ from bridge_core import (
 )
 from bridge_core.io import syscalls
 from bridge_core.io.source_file import SourceFile
-from bridge_core.ops.chain import chain_tensors
-from bridge_core.ops.shape import Permute
+from bridge_core.ops.chain import Parallel, chain_tensors
+from bridge_core.ops.shape import Permute, Reshape
+from bridge_core.ops.split_concat import Unstack
 from bridge_core.state.regions import region_shape
 from bridge_core.state.tensors import ArrayTensor, FileTensor, TensorSpec
 from bridge_core.transfer.block_plan import COPY_BLOCK, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
-from bridge_core.transfer.memory_order import MemoryOrder
+from bridge_core.transfer.memory_order import MemoryOrder, memory_order_of
 from bridge_core.transfer.scratch import Scratch
 
 SHAPE = (40, 3, 25_000)
@@ -209,3 +210,11 @@ def test_a_block_without_memory_is_a_limit(tensor, monkeypatch):
     monkeypatch.setattr(FileTensor, "read_into", no_memory)
     with refused(OutOfMemory, "900000 bytes", hint="--max-ram"):
         list(read_blocks(plan, Scratch()))
+
+
+def test_the_outer_axis_is_known_after_the_parts_of_a_fused_tensor_are_unstacked():
+    fused = ArrayTensor(np.empty((3 * 4 * 5, 7), "float32"))
+    chain = (Reshape((60, 7), (3, 4, 5, 7)), Unstack(0, 3), Parallel(((Permute((2, 0, 1)),),) * 3))
+    for part in chain_tensors((fused,), chain):
+        order = memory_order_of(part)
+        assert (order.inner, order.outer) == (0, 1)
