@@ -77,6 +77,24 @@ def torch_from_flax(files: Mapping[str, str]) -> Loader:
     return load
 
 
+def torch_load(files: Mapping[str, str]) -> Loader:
+    """Fill a torch module without values from a Flax checkpoint, in one call."""
+    import torch
+
+    import bridge_torch
+
+    def load() -> Arrays:
+        module = bridge_torch.load(files["flax"], like=_module(files["torch"]))
+        return [parameter.detach().view(torch.int16).numpy() for parameter in module.parameters()]
+
+    return load
+
+
+def torch_load_own(files: Mapping[str, str]) -> Loader:
+    """Fill a torch module without values from a file in torch's layout, in one call."""
+    return torch_load({**files, "flax": files["torch"]})
+
+
 def torch_own(files: Mapping[str, str], **options: Any) -> Loader:
     """Fill a torch module from a file in torch's layout with safetensors."""
     from safetensors.torch import load_file
@@ -130,11 +148,22 @@ _CONTESTANTS: Mapping[str, Callable[[Mapping[str, str]], Loader]] = {
     _READ: functools.partial(torch_own, backend="pread"),
     _MAPPED: torch_own,
     "Flax file to torch module": torch_from_flax,
+    "bridge_torch.load of a Flax file": torch_load,
+    "bridge_torch.load of a torch file": torch_load_own,
     "imports for torch": functools.partial(idle, torch_from_flax),
 }
 _GROUPS = {
     "into JAX arrays": (("safetensors.flax.load_file", "torch file to JAX"), "imports for JAX"),
-    "into a torch module": ((_READ, _MAPPED, "Flax file to torch module"), "imports for torch"),
+    "into a torch module": (
+        (
+            _READ,
+            _MAPPED,
+            "Flax file to torch module",
+            "bridge_torch.load of a Flax file",
+            "bridge_torch.load of a torch file",
+        ),
+        "imports for torch",
+    ),
 }
 
 

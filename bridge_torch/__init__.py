@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from bridge_core import Format, Framework, LayerKind, LayerTransform
     from bridge_torch.framework import TorchFramework as TorchFramework
     from bridge_torch.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
+    from bridge_torch.loading import load as load
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "framework": "TorchFramework",
             "in_memory": "from_neutral to_neutral",
+            "loading": "load",
         },
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge_core.errors import ConversionWarning, about_tensor
+from bridge_core.errors import ConversionWarning, UsageError, about_tensor
 from bridge_core.messages import count, listed
 from bridge_core.ops import OverflowCount
 from bridge_core.state import (
@@ -29,7 +29,7 @@ from bridge_core.state import (
 )
 from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_into, read_whole
-from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.budget import Budget, parse_size
 from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
 from bridge_core.transfer.memory_order import chunked_sources
 from bridge_core.transfer.remote_reading import announce_region, sharing_memory
@@ -56,6 +56,8 @@ def load_values(
     *,
     shared: bool = False,
     workers: int | None = None,
+    max_ram: int | str | None = None,
+    out: Mapping[Key, Array] | None = None,
 ) -> FlatState:
     """Return the state with values in memory.
 
@@ -64,13 +66,17 @@ def load_values(
         keys: Which tensors; the others stay lazy. None for all.
         shared: Whether keys that share a tensor share the array; if not, each gets an array of its own.
         workers: Threads; None for one per processor that this process may use, at most four.
+        max_ram: Most bytes of buffers in addition to the arrays, or a text such as ``"512MB"``; None for what
+            `convert` takes.
+        out: Key -> the array that its values are read into, which is C-contiguous and writable, and has the
+            tensor's shape and dtype. Keys without one get a new array.
 
     Returns:
-        A state of new, writable arrays. It is on the same open files.
+        A state of writable arrays: those of ``out``, and new ones. It is on the same open files.
 
     Raises:
         UnknownKey: The state does not have one of the keys.
-        UsageError: ``workers`` is less than 1, or the value is not a state.
+        UsageError: ``workers`` is less than 1, the value is not a state, or an array of ``out`` does not fit.
 
     Warns:
         ConversionWarning: Values are outside the range of the dtype that they are cast to.
@@ -80,21 +86,24 @@ def load_values(
     jobs: dict[object, tuple[Key, Tensor]] = {}
     for key in selected:
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
-    threads = Budget(workers).threads
-    pool = ScratchPool(kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())), _SCRATCH)
+    budget = Budget(workers, None if max_ram is None else parse_size(max_ram))
+    threads, block = budget.threads, min(_BLOCK, budget.block)
+    scratch = _SCRATCH * block // _BLOCK
+    pool = ScratchPool(kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())), scratch)
+    arrays = _checked_arrays(out or {}, jobs.values())
     overflows: dict[Key, int] = {}
     chunked = {name for name, (_, tensor) in jobs.items() if chunked_sources(tensor)}
     whole = [name for name in jobs if name not in chunked]
-    load_one = functools.partial(_load, pool, overflows)
+    load_one = functools.partial(_load, pool, overflows, block, arrays)
     read_at_once = [jobs[name][1] for name in whole]
-    with sharing_memory(read_at_once, Budget(workers)):
+    with sharing_memory(read_at_once, budget):
         for tensor in read_at_once:
             announce_region(tensor, regions.full(tensor.spec.shape))
         loaded = dict(zip(whole, run_jobs(load_one, (jobs[name] for name in whole), threads), strict=True))
     if chunked:
         names = [name for name in jobs if name in chunked]
         given = [jobs[name] for name in names]
-        loaded |= zip(names, _load_chunked(pool, overflows, given, threads), strict=True)
+        loaded |= zip(names, _load_chunked(pool, overflows, block, arrays, given, threads), strict=True)
     if overflows:
         warnings.warn(ConversionWarning(overflow_message(overflows), code="overflow"), stacklevel=2)
     tensors: dict[Key, Tensor] = dict(state.tensors())
@@ -117,23 +126,50 @@ def overflow_message(overflows: Mapping[Key, int]) -> str:
     )
 
 
-def _load(pool: ScratchPool, overflows: dict[Key, int], job: tuple[Key, Tensor]) -> LoadedTensor:
+def _checked_arrays(out: Mapping[Key, Array], jobs: Iterable[tuple[Key, Tensor]]) -> Mapping[Key, Array]:
+    """Refuse arrays that the values of their tensors cannot be read into."""
+    for key, tensor in jobs if out else ():
+        array = out.get(key)
+        if array is None:
+            continue
+        is_usable = array.flags.c_contiguous and array.flags.writeable
+        if not is_usable or TensorSpec(array.shape, array.dtype) != tensor.spec or not array.dtype.isnative:
+            raise UsageError(
+                f"expected a C-contiguous, writable array of {tensor.spec} in out=, got one of "
+                f"{array.dtype.name}{list(array.shape)}.",
+                key=key,
+            )
+    return out
+
+
+def _load(
+    pool: ScratchPool,
+    overflows: dict[Key, int],
+    block: int,
+    arrays: Mapping[Key, Array],
+    job: tuple[Key, Tensor],
+) -> LoadedTensor:
     key, tensor = job
-    out = aligned(tensor.spec)
+    out = arrays[key] if key in arrays else aligned(tensor.spec)
     with about_tensor(key), pool.borrowed() as scratch, OverflowCount() as overflow:
-        read_whole(plan_blocks(key, tensor, _BLOCK, in_order=True), out, scratch)
+        read_whole(plan_blocks(key, tensor, block, in_order=True), out, scratch)
     if overflow.values:
         overflows[key] = overflow.values
     return LoadedTensor(out)
 
 
 def _load_chunked(
-    pool: ScratchPool, overflows: dict[Key, int], tensors: list[tuple[Key, Tensor]], threads: int
+    pool: ScratchPool,
+    overflows: dict[Key, int],
+    block: int,
+    given: Mapping[Key, Array],
+    tensors: list[tuple[Key, Tensor]],
+    threads: int,
 ) -> list[LoadedTensor]:
     """Load tensors whose sources have chunks: those that need the same chunks together."""
-    plans = [plan_blocks(key, tensor, _BLOCK) for key, tensor in tensors]
-    arrays = {id(plan): aligned(plan.tensor.spec) for plan in plans}
-    large = Allowance(_BLOCK, threads)
+    plans = [plan_blocks(key, tensor, block) for key, tensor in tensors]
+    arrays = {id(plan): given[plan.key] if plan.key in given else aligned(plan.tensor.spec) for plan in plans}
+    large = Allowance(block, threads)
     counted = threading.Lock()
     stop = threading.Event()
 

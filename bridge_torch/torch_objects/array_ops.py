@@ -16,7 +16,7 @@ import torch
 from bridge_core import TensorSpec, UnsupportedFeature, UsageError
 from bridge_core.ops import ArrayOps, nan_rule, sum_rule
 from bridge_core.state import Array, dtype_named, is_floating
-from bridge_torch.torch_objects.tensors import DTYPES, NAMES
+from bridge_torch.torch_objects.arrays import DTYPES, NAMES
 
 __all__ = ["TorchOps"]
 

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -28,37 +27,21 @@ from bridge_core import (
     as_key,
 )
 from bridge_core.messages import count, listed
-from bridge_core.state import Array, LazyTensor, ModuleInfo, Region, dtype_named, flat_names
-from bridge_core.transfer import LoadedTensor, load_values
+from bridge_core.state import LazyTensor, ModuleInfo, Region, dtype_named, flat_names
+from bridge_core.transfer import load_values
+from bridge_torch.torch_objects.arrays import DTYPES, NAMES, to_numpy, to_torch
 
 __all__ = [
-    "DTYPES",
-    "NAMES",
     "build_state_dict",
     "entries_of",
+    "is_foreign_extra",
     "layers_of",
+    "memory_key",
     "read_state",
+    "require_dtypes",
     "ties_of",
-    "to_numpy",
     "type_of",
 ]
-
-_PLAIN = (
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64", "complex64", "complex128"),
-)
-_AS_INTEGERS = {
-    "bfloat16": torch.int16,
-    "float8_e4m3fn": torch.uint8,
-    "float8_e4m3fnuz": torch.uint8,
-    "float8_e5m2": torch.uint8,
-    "float8_e5m2fnuz": torch.uint8,
-    "float8_e8m0fnu": torch.uint8,
-}
-DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name) for name in (*_PLAIN, *_AS_INTEGERS) if hasattr(torch, name)
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _PARAMETRIZATIONS = "parametrizations"
 _EXTRA_STATE = "_extra_state"
@@ -66,16 +49,20 @@ _DERIVED = ("training", "weight_norm", "spectral_norm")
 """Attributes that are not settings of a module: a flag, and names that this file computes itself."""
 
 
-def read_state(value: Any) -> FlatState:
+def read_state(value: Any, seen_as: Callable[[Any], Any] = lambda child: child) -> FlatState:
     """Return the tensors of a module or a state dict, with its ties and, of a module, its types.
+
+    Args:
+        value: The module or state dict.
+        seen_as: Returns the tensor that is read in place of each value.
 
     Raises:
         UnsupportedFeature: Some tensors cannot be converted.
         UsageError: The value is neither, or has a value that is not a tensor.
     """
     entries = entries_of(value)
-    ignored = [name for name, child in entries.items() if _is_foreign_extra(name, child)]
-    children = {as_key(n): child for n, child in entries.items() if not _is_foreign_extra(n, child)}
+    ignored = [name for name, child in entries.items() if is_foreign_extra(name, child)]
+    children = {as_key(n): seen_as(child) for n, child in entries.items() if not is_foreign_extra(n, child)}
     problems = {key: problem for key, child in children.items() if (problem := _problem(child))}
     _refuse(problems, "expected a dense tensor of a supported dtype")
     ties = _ties(children)
@@ -100,7 +87,7 @@ def _ties(children: Mapping[Key, torch.Tensor]) -> dict[Key, Key]:
     ties: dict[Key, Key] = {}
     first: dict[tuple[Any, ...], Key] = {}
     for key, child in children.items():
-        owner = first.setdefault(_memory(child), key)
+        owner = first.setdefault(memory_key(child), key)
         if owner != key:
             ties[key] = owner
     return ties
@@ -121,12 +108,7 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
     template = None if like is None else entries_of(like)
     flat_names(state)  # raises for two keys that join to one name
     keys = {".".join(key): key for key in state}
-    problems = {
-        key: (spec.dtype.name, "Cast it before this call, for example to float32 or int8.")
-        for key, spec in state.specs().items()
-        if spec.dtype.name not in DTYPES
-    }
-    _refuse(problems, f"expected a dtype that torch {torch.__version__} has")
+    require_dtypes(state)
     order = dict.fromkeys([*(name for name in template or () if name in keys), *keys])
     loaded = load_values(state, shared=True)
     built: dict[int, torch.Tensor] = {}
@@ -134,7 +116,7 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
     for name in order:
         tensor = loaded.tensor(keys[name])
         if id(tensor) not in built:
-            built[id(tensor)] = _to_torch(tensor)
+            built[id(tensor)] = to_torch(tensor)
         result[name] = built[id(tensor)]
     versions = getattr(template, "_metadata", None)
     if versions is not None:
@@ -154,7 +136,7 @@ def entries_of(value: Any) -> Mapping[str, Any]:
                     f"expected strings as the keys of a state dict, got {name!r} ({_type_name(name)}).",
                     hint="Pass model.state_dict().",
                 )
-            if not isinstance(child, torch.Tensor) and not _is_foreign_extra(name, child):
+            if not isinstance(child, torch.Tensor) and not is_foreign_extra(name, child):
                 inner = f"checkpoint[{name if isinstance(child, Mapping) else 'state_dict'!r}]"
                 raise UsageError(
                     f"expected a torch.Tensor as the value in a state dict, got {_type_name(child)}.",
@@ -168,7 +150,8 @@ def entries_of(value: Any) -> Mapping[str, Any]:
     )
 
 
-def _is_foreign_extra(name: str, child: Any) -> bool:
+def is_foreign_extra(name: str, child: Any) -> bool:
+    """Return whether a value of a state dict is a module's extra state, and not a tensor."""
     return name.rpartition(".")[2] == _EXTRA_STATE and not isinstance(child, torch.Tensor)
 
 
@@ -217,7 +200,7 @@ def _refuse(problems: Mapping[Key, tuple[str, str]], expected: str) -> None:
     )
 
 
-def _memory(child: torch.Tensor) -> tuple[Any, ...]:
+def memory_key(child: torch.Tensor) -> tuple[Any, ...]:
     """Return a value that is equal for tensors that are the same elements of the same memory.
 
     Addresses are compared, since two storages may share one array. A tensor without bytes has no address, so
@@ -258,28 +241,18 @@ def _without_values(key: Key) -> Callable[[Region], NoReturn]:
     return read
 
 
-def to_numpy(tensor: torch.Tensor) -> Array:
-    """Return a read-only array; a view of the tensor's memory where that is possible, else a copy."""
-    name = NAMES[tensor.dtype]
-    tensor = tensor.cpu().resolve_conj().resolve_neg()
-    array: Array
-    if name in _AS_INTEGERS:
-        array = tensor.view(_AS_INTEGERS[name]).numpy().view(dtype_named(name))
-    else:
-        array = tensor.numpy()
-    array.flags.writeable = False
-    return array
+def require_dtypes(state: FlatState) -> None:
+    """Refuse dtypes that torch does not have.
 
-
-def _to_torch(tensor: Tensor) -> torch.Tensor:
-    """Return a tensor that shares the memory of the loaded array."""
-    if not isinstance(tensor, LoadedTensor):
-        raise AssertionError(f"{tensor!r} was not loaded")
-    array, name = tensor.array, tensor.spec.dtype.name
-    if name not in _AS_INTEGERS:
-        return torch.from_numpy(array)
-    integers = {1: np.uint8, 2: np.int16}[array.dtype.itemsize]
-    return torch.from_numpy(array.view(integers)).view(DTYPES[name])
+    Raises:
+        UnsupportedFeature: There are some.
+    """
+    problems = {
+        key: (spec.dtype.name, "Cast it before this call, for example to float32 or int8.")
+        for key, spec in state.specs().items()
+        if spec.dtype.name not in DTYPES
+    }
+    _refuse(problems, f"expected a dtype that torch {torch.__version__} has")
 
 
 def _modules(root: torch.nn.Module, keys: Iterable[Key]) -> dict[Key, ModuleInfo]:

@@ -15,7 +15,7 @@ import torch
 from bridge_core import UnsupportedFeature, UsageError
 from bridge_core.messages import shown
 from bridge_core.state import Array
-from bridge_torch.torch_objects.tensors import to_numpy
+from bridge_torch.torch_objects.arrays import to_numpy
 
 __all__ = ["as_argument", "named_arrays", "named_plain"]
 
