@@ -24,6 +24,21 @@ class ArrayOps(Protocol):
         """Name of the framework, for messages."""
         ...
 
+    def opened(self, value: Any) -> Any:
+        """Return what a container of the framework holds, as a mapping; the array that a box holds.
+
+        Names are those that the framework's adapter gives the tensors. Other values are returned unchanged.
+        """
+        ...
+
+    def taken(self, array: Any) -> Any:
+        """Return an array that `spec` accepts in the form that the other primitives take.
+
+        Raises:
+            UnsupportedFeature: The framework has no arrays of its dtype.
+        """
+        ...
+
     def spec(self, array: Any) -> TensorSpec:
         """Return an array's shape and dtype.
 

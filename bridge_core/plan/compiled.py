@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.errors import PlanError, UnsupportedFeature, UsageError
+from bridge_core.errors import PlanError, UnsupportedFeature, UsageError, about_tensor
 from bridge_core.messages import count, listed
 from bridge_core.ops import ArrayOps, Op, emit_chain
 from bridge_core.plan.step import Step
@@ -15,6 +15,8 @@ from bridge_core.state import Key, TensorSpec, as_key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.plan.plan import Plan
+
+_Result = TypeVar("_Result")
 
 __all__ = ["Compiles", "CompiledPlan", "compile_plan"]
 
@@ -40,20 +42,23 @@ class CompiledPlan:
     _steps: tuple[Step, ...]
     _ties: Mapping[str, str]
     _source_ties: Mapping[Key, Key]
+    _branches: frozenset[Key]
     _array_ops: ArrayOps
 
     def __call__(self, arrays: Mapping[Any, Any]) -> dict[str, Any]:
         """Return target name -> array; tied names share one array.
 
         Args:
-            arrays: The source arrays by key, by name joined with dots, or as nested mappings. They are not
+            arrays: The source arrays by key, by name joined with dots, or as nested mappings; or the object
+                that the plan was made for, such as a module, an NNX state or a train state. They are not
                 changed. Arrays that the plan leaves out may be missing.
 
         Raises:
             PlanError: A source is missing, an array is not the plan's, or has another shape or dtype.
-            UsageError: A value is not an array of the framework.
+            UsageError: A value is not an array of the framework, or arrays have shardings that do not fit.
+            UnsupportedFeature: JAX has no arrays of 64 bits any more, since they were switched off.
         """
-        given = self._checked(dict(_flat(arrays)))
+        given = self._checked(dict(self._flat(arrays)))
         ops = self._array_ops.near(tuple(given.values()))
         outputs_of: dict[tuple[Any, ...], Any] = {}
         results: dict[str, Any] = {}
@@ -62,7 +67,8 @@ class CompiledPlan:
             if identity not in outputs_of:
                 specs = tuple(self.sources[key] for key in step.sources)
                 inputs = tuple(given[key] for key in step.sources)
-                outputs_of[identity] = emit_chain(ops, step.ops, inputs, specs)
+                with about_tensor(step.targets[0]):
+                    outputs_of[identity] = emit_chain(ops, step.ops, inputs, specs)
             results.update(zip(map(join_key, step.targets), outputs_of[identity], strict=True))
         results.update({name: results[other] for name, other in self._ties.items()})
         return results
@@ -73,7 +79,8 @@ class CompiledPlan:
         Raises:
             PlanError: They are not those of the plan.
         """
-        foreign = [join_key(key) for key in arrays if key not in self.sources and key not in self.ignored]
+        known = self.sources.keys() | self.ignored
+        foreign = [join_key(key) for key in arrays if key not in known and not self._is_left_out(key)]
         needed = {key: arrays.get(key, arrays.get(self._source_ties.get(key, key))) for key in self.sources}
         missing = [join_key(key) for key, array in needed.items() if array is None]
         if missing or foreign:
@@ -85,18 +92,36 @@ class CompiledPlan:
                 hint="Pass the arrays by the source's names, or plan the conversion of these.",
             )
         for key, array in needed.items():
-            spec = self._spec(key, array)
+            spec = self._named(key, self._array_ops.spec, array)
             if spec != self.sources[key]:
                 raise PlanError(
                     f"expected {self.sources[key]}, as when the plan was made, got {spec}.",
                     key=key,
                     hint="Pass an array of that shape and dtype, or plan the conversion of these arrays.",
                 )
-        return needed
+        return {key: self._named(key, self._array_ops.taken, array) for key, array in needed.items()}
 
-    def _spec(self, key: Key, array: Any) -> TensorSpec:
+    def _is_left_out(self, key: Key) -> bool:
+        return any(key[:depth] in self._branches for depth in range(1, len(key) + 1))
+
+    def _flat(self, value: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+        """Yield each array of the caller's object, by key."""
+        value = self._array_ops.opened(value)
+        if isinstance(value, Mapping):
+            for name, child in value.items():
+                yield from self._flat(child, (*path, *as_key(name)))
+        elif path:
+            yield path, value
+        else:
+            raise UsageError(
+                f"expected a mapping from names to arrays, got {type(value).__name__}.",
+                hint="Pass module.state_dict(), or the tree of parameters.",
+            )
+
+    @staticmethod
+    def _named(key: Key, function: Callable[[Any], _Result], array: Any) -> _Result:
         try:
-            return self._array_ops.spec(array)
+            return function(array)
         except (UnsupportedFeature, UsageError) as err:
             err.key = key
             raise
@@ -136,6 +161,7 @@ def compile_plan(plan: Plan, array_ops: ArrayOps, *, skip_checks: bool = False) 
         steps,
         {names[key]: names[other] for key, other in plan.ties.items()},
         {key: other for key, other in plan.source_ties.items() if key in sources},
+        frozenset(as_key(branch.name) for branch in plan.branches),
         array_ops,
     )
 
@@ -174,20 +200,6 @@ def _flattened(chain: tuple[Op, ...]) -> Iterator[Op]:
                 yield from _flattened(inner)
         else:
             yield op
-
-
-def _flat(arrays: Mapping[Any, Any], path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    if not isinstance(arrays, Mapping):
-        raise UsageError(
-            f"expected a mapping from names to arrays, got {type(arrays).__name__}.",
-            hint="Pass module.state_dict(), or the tree of parameters.",
-        )
-    for name, value in arrays.items():
-        key = (*path, *as_key(name))
-        if isinstance(value, Mapping):
-            yield from _flat(value, key)
-        else:
-            yield key, value
 
 
 class Compiles:

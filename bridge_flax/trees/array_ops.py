@@ -7,19 +7,23 @@ of small numbers are scaled, and NaNs get their bits from what numpy does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 
 from bridge_core import TensorSpec, UnsupportedFeature, UsageError
 from bridge_core.ops import ArrayOps
 from bridge_core.state import PACKED, Array, is_floating, native
 from bridge_flax.trees.exact_arithmetic import added, bits_of, differentiable, from_bits, with_numpy_nans
+from bridge_flax.trees.nnx_split import split
+from bridge_flax.trees.walk import children_or_array
 
 __all__ = ["JaxOps"]
 
@@ -37,6 +41,19 @@ class JaxOps:
     """Computes on arrays of JAX or numpy, or on traced ones; results are arrays of JAX."""
 
     framework: str = "flax"
+
+    def opened(self, value: Any) -> Any:
+        """Return the children of a container of Flax or JAX, or what a box holds."""
+        is_module = isinstance(value, nnx.Pytree) and not isinstance(value, nnx.Variable | nnx.State)
+        return children_or_array(split(value)[1] if is_module else value)
+
+    def taken(self, array: Any) -> Any:
+        """Return an array of JAX; one of numpy is copied to the default device."""
+        if isinstance(array, jax.Array):
+            return array
+        dtype = native(np.dtype(array.dtype))
+        _require(dtype)
+        return jnp.asarray(np.asarray(array, dtype))
 
     def spec(self, array: Any) -> TensorSpec:
         """Return an array's shape and dtype."""
@@ -71,7 +88,8 @@ class JaxOps:
 
     def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
         """Return the elements in another shape."""
-        return _moved(lambda values: jnp.reshape(values, shape), array)
+        with _fitting_shardings():
+            return _moved(lambda values: jnp.reshape(values, shape), array)
 
     def flip(self, array: Any, axes: tuple[int, ...]) -> Any:
         """Return an array with the order of elements reversed along axes."""
@@ -83,11 +101,12 @@ class JaxOps:
 
     def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
         """Return one array of several."""
-        return _moved(lambda *values: jnp.concatenate(values, axis), *arrays)
+        with _fitting_shardings():
+            return _moved(lambda *values: jnp.concatenate(values, axis), *arrays)
 
     def full(self, shape: tuple[int, ...], value: Array) -> Any:
         """Return an array filled with a scalar."""
-        _require(value.dtype)
+        _require(value.dtype, way_out="leave the tensor out of the template (like=)")
         if not _as_integers(value.dtype):
             return jnp.full(shape, value, value.dtype)
         return from_bits(jnp.full(shape, value.view(f"u{value.dtype.itemsize}")), value.dtype)
@@ -131,7 +150,8 @@ class JaxOps:
                 f"JAX adds {dtype.name} values in another way than numpy, where they are very small.",
                 hint="Cast to float32 before the compiled function.",
             )
-        return added(first, second)
+        with _fitting_shardings():
+            return added(first, second)
 
     def scale(self, array: Any, constant: Array, *, divides: bool) -> Any:
         """Refuse: XLA gives products that are very small as zeros."""
@@ -142,11 +162,31 @@ class JaxOps:
 
     def choose(self, first: Any, second: Any, equal: Any, other: Any) -> Any:
         """Return elements of one array where two others have the same bits, else those of another."""
-        chosen = jnp.where(bits_of(first) == bits_of(second), bits_of(equal), bits_of(other))
+        with _fitting_shardings():
+            chosen = jnp.where(bits_of(first) == bits_of(second), bits_of(equal), bits_of(other))
         return from_bits(chosen, equal.dtype)
 
 
-def _require(dtype: np.dtype[Any]) -> None:
+@contextlib.contextmanager
+def _fitting_shardings() -> Iterator[None]:
+    """Refuse arrays on a mesh with explicit axes whose shardings do not determine that of the result.
+
+    Raises:
+        UsageError: JAX refuses the shardings.
+    """
+    try:
+        yield
+    except Exception as err:
+        if type(err).__name__ != "ShardingTypeError":  # which JAX does not export
+            raise
+        raise UsageError(
+            f"the shardings of the arrays do not determine that of the result: {err}",
+            hint="Give arrays that are joined one sharding, with jax.sharding.reshard, or make the mesh with "
+            "axis_types of jax.sharding.AxisType.Auto.",
+        ) from err
+
+
+def _require(dtype: np.dtype[Any], way_out: str = "cast the source to 32 bits") -> None:
     """Refuse dtypes of which JAX has no arrays, or none with numpy's bits."""
     if dtype.name in PACKED or dtype.name.startswith("float6_"):
         raise UnsupportedFeature(
@@ -157,7 +197,7 @@ def _require(dtype: np.dtype[Any]) -> None:
     if part == 8 and not jax.config.jax_enable_x64:
         raise UnsupportedFeature(
             f"JAX has no {dtype.name} arrays while 64-bit dtypes are switched off.",
-            hint='Call jax.config.update("jax_enable_x64", True), or cast the source to 32 bits.',
+            hint=f'Call jax.config.update("jax_enable_x64", True), or {way_out}.',
         )
 
 

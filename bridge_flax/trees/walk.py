@@ -19,7 +19,7 @@ from flax.core import FrozenDict, meta
 from bridge_core import Key, KeyConflict, LimitExceeded
 from bridge_flax.trees.arrays import first_key, is_key_array
 
-__all__ = ["as_part", "is_empty", "is_struct", "rebuild", "walk"]
+__all__ = ["as_part", "children_or_array", "is_empty", "is_struct", "rebuild", "walk"]
 
 _DEEPEST = 256
 
@@ -78,6 +78,24 @@ def walk(node: Any, path: Key = (), variable: Any = None) -> Iterator[tuple[Key,
         return
     for part, child in children:
         yield from walk(child, (*path, part), variable)
+
+
+def children_or_array(node: Any) -> Any:
+    """Return the children of a container, by the names of `walk`, or what the boxes around a leaf hold.
+
+    Random state and empty nodes have no children.
+
+    Raises:
+        KeyConflict: Two children have one name.
+    """
+    while isinstance(node, nnx.Variable | meta.AxisMetadata):
+        if isinstance(node, nnx.RngState):
+            return {}
+        node = _value(node) if isinstance(node, nnx.Variable) else _unbox(node)
+    if isinstance(node, Mapping) and not isinstance(node, nnx.State):
+        return node
+    children = [] if is_empty(node) else _children(node, ())
+    return node if children is None else dict(children)
 
 
 def rebuild(node: Any, leaf_at: Callable[[Key, Any], Any], path: Key = (), *, abstract: bool = False) -> Any:

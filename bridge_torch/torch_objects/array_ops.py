@@ -17,6 +17,7 @@ from bridge_core import TensorSpec, UnsupportedFeature, UsageError
 from bridge_core.ops import ArrayOps, nan_rule, sum_rule
 from bridge_core.state import Array, dtype_named, is_floating
 from bridge_torch.torch_objects.arrays import DTYPES, NAMES
+from bridge_torch.torch_objects.tensors import entries_of, is_foreign_extra
 
 __all__ = ["TorchOps"]
 
@@ -49,6 +50,17 @@ class TorchOps:
 
     device: torch.device | None = None
     framework: str = "torch"
+
+    def opened(self, value: Any) -> Any:
+        """Return the tensors of a module, with their gradients."""
+        if not isinstance(value, torch.nn.Module):
+            return value
+        entries = entries_of(value)
+        return {name: child for name, child in entries.items() if not is_foreign_extra(name, child)}
+
+    def taken(self, array: Any) -> Any:
+        """Return a tensor whose memory holds its values, not their negatives or conjugates."""
+        return array.resolve_neg().resolve_conj()
 
     def spec(self, array: Any) -> TensorSpec:
         """Return a tensor's shape and dtype."""

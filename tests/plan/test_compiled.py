@@ -10,8 +10,11 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
+from flax import linen, nnx
+from flax.training.train_state import TrainState
 from flax.traverse_util import unflatten_dict
 from support.arrays import assert_same_bits
 from support.errors import refused
@@ -172,7 +175,90 @@ def test_arrays_of_another_framework_are_refused():
     with refused(UsageError, "Tensor", key=A):
         transposing().to_jax()({"a": torch.ones(2, 3)})
     with refused(UsageError, "a mapping", "list"):
-        transposing().to_jax()([1])
+        transposing().to_torch()([1])
+
+
+class Blocks(nnx.Module):
+    """Lists, a batch norm, and random state."""
+
+    def __init__(self, rngs):
+        self.blocks = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
+        self.norm = nnx.BatchNorm(3, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+
+def of_blocks(form):
+    module = Blocks(nnx.Rngs(0))
+    return form(module), {"norm.running_mean", "blocks.1.weight"}
+
+
+def of_boxes():
+    kernel = linen.with_partitioning(linen.initializers.lecun_normal(), ("in", "out"))
+    variables = linen.Dense(4, kernel_init=kernel).init(jax.random.key(0), jnp.ones((1, 3)))
+    return variables, {"weight"}
+
+
+def of_train_state():
+    params = {"blocks": [{"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}]}
+    state = TrainState.create(apply_fn=None, params=params, tx=optax.adam(1e-3))
+    return state, {"blocks.0.weight", "blocks.0.bias"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: of_blocks(nnx.state), lambda: of_blocks(lambda module: module), of_boxes, of_train_state],
+    ids=["nnx state", "nnx module", "boxes", "train state"],
+)
+def test_the_object_that_was_planned_is_taken(make):
+    source, names = make()
+    state = default_registry().framework("flax").state(source)
+    plan = plan_conversion(source, to="torch")
+    expected = applied(plan, {key: state[key] for key in plan.specs})
+    assert set(expected) >= names
+    with jax.enable_x64(True):  # torch counts batches in int64
+        compiled = plan.to_jax()
+        for found in (compiled(source), jax.jit(compiled)(source)):
+            for name, array in expected.items():
+                assert_same_bits(np.asarray(found[name]), array, name)
+
+
+def test_a_module_of_torch_is_taken_with_its_gradients():
+    linear = nn.Linear(3, 4)
+    plan_conversion(linear, to="flax").to_torch()(linear)["kernel"].sum().backward()
+    assert torch.equal(linear.weight.grad, torch.ones(4, 3))
+
+
+def test_explicit_shardings_that_do_not_fit_are_refused():
+    mesh = jax.make_mesh((1, 1), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    one, other = (
+        jax.device_put(np.ones((2, 3), F32), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(n)))
+        for n in "xy"
+    )
+    for op in (Concat(0, (2, 2)), Sum(2)):
+        joining = plan_of({A: spec(2, 3), B: spec(2, 3)}, Step((A, B), (C,), (op,))).to_jax()
+        with jax.set_mesh(mesh), refused(UsageError, "shardings", hint="jax.sharding.reshard", key=C):
+            joining({"a": one, "b": other})
+
+
+def test_arrays_of_numpy_in_another_byte_order_become_arrays_of_jax():
+    for op in (Permute((1, 0)), Duplicate(1)):
+        found = transposing(op).to_jax()({"a": np.arange(6, dtype=">f4").reshape(2, 3)})["c.d"]
+        assert isinstance(found, jax.Array)
+        assert found.sum() == 15
+
+
+def test_64_bits_that_were_switched_off_after_compiling_are_refused():
+    with jax.enable_x64(True):
+        wide = plan_of({A: spec(2, 3, dtype="float64")}, Step((A,), (C,), (Permute((1, 0)),))).to_jax()
+    with refused(UnsupportedFeature, "float64", hint="jax_enable_x64", key=A):
+        wide({"a": np.ones((2, 3))})
+
+
+def test_torch_takes_lazily_negated_tensors():
+    negated = torch.full((2, 3), 1 + 2j).conj().imag
+    assert negated.is_neg()
+    found = transposing(Cast("float32", "bfloat16")).to_torch()({"a": negated})["c.d"]
+    assert torch.equal(found, torch.full((2, 3), -2, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("op", [Offset(1.0), Unpad(1, 3, 2), Offset(1.0, rounding=True)])
@@ -200,6 +286,9 @@ def test_64_bits_are_refused_where_jax_has_none():
     plan = plan_of({A: spec(2, dtype="float64")}, Step((A,), (C,)))
     with refused(UnsupportedFeature, "float64", hint="jax_enable_x64", key=C):
         plan.to_jax()
+    counting = plan_of({}, Step((), (C,), (Fill(0, spec(dtype="int64")),)))
+    with refused(UnsupportedFeature, "int64", hint="like=", key=C):
+        counting.to_jax()
 
 
 def test_unknown_frameworks_are_refused():
