@@ -366,3 +366,11 @@ def test_an_entry(source, tmp_path):
     net = on_meta(Net)
     bridge_torch.load(tmp_path / "torch.pt", like=net, entry="ema")
     assert_equal(net.state_dict(), source.state_dict())
+
+
+def test_a_module_made_in_inference_mode(source, saved):
+    with torch.inference_mode():
+        net = Net()
+    assert bridge_torch.load(saved, like=net) is net
+    assert_equal(net.state_dict(), source.state_dict())
+    assert net.fc.weight.is_inference()
