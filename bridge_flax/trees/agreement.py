@@ -84,4 +84,5 @@ class Processes:
         device = self._mesh.devices.flat[self.numbers.index(jax.process_index())]
         part = jax.device_put(row[None], device)
         rows = jax.make_array_from_single_device_arrays((len(self.numbers), row.size), across, [part])
-        return np.asarray(jax.jit(lambda x: x, out_shardings=everywhere)(rows).addressable_data(0))
+        with jax.set_mesh(self._mesh):  # the caller may have set one of other devices
+            return np.asarray(jax.jit(lambda x: x, out_shardings=everywhere)(rows).addressable_data(0))

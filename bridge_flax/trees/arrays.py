@@ -214,8 +214,20 @@ def _probe(dtype: np.dtype[Any], x64: bool) -> bool:
 
 
 def sharding_of(like: Any) -> Any:
-    """Return the sharding that a leaf asks for; None for the default device."""
-    sharding = getattr(like, "sharding", None) if isinstance(like, jax.Array | jax.ShapeDtypeStruct) else None
+    """Return the sharding that a leaf asks for; None for the default device.
+
+    Raises:
+        UsageError: It is a `PartitionSpec`, and there is no mesh.
+    """
+    if not isinstance(like, jax.Array | jax.ShapeDtypeStruct):
+        return None
+    try:
+        sharding = getattr(like, "sharding", None)
+    except TypeError as err:  # of a PartitionSpec outside of jax.set_mesh
+        raise UsageError(
+            f"the sharding of a leaf of shape {list(like.shape)} has no mesh: {err}",
+            hint="Pass jax.sharding.NamedSharding(mesh, spec), or call it within jax.set_mesh(mesh).",
+        ) from err
     if not isinstance(sharding, jax.sharding.Sharding):
         return None
     if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):

@@ -64,10 +64,11 @@ class Share:
             for box, read in zip(boxes, values, strict=True):
                 if regions.size(regions.region_shape(wanted)) and _inside(wanted, box) == wanted:
                     piece[_within(wanted, region)] = as_bits(read)[_within(wanted, box)]
-            pieces.append(owning_array(piece, device, shared=False))
+            pieces.append(owning_array(piece, device, None, shared=False))
         parts = jax.make_array_from_single_device_arrays(self.cut.padded_shape, self.sharding, pieces)
         name = str(np.dtype(dtype))
-        result = _reshard(self.cut.shape, name, self.target)(parts)
+        with jax.set_mesh(self.sharding.mesh):  # another one that the caller has set would not fit the parts
+            result = _reshard(self.cut.shape, name, self.target)(parts)
         result.block_until_ready()
         parts.delete()
         return result

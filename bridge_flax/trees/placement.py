@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from bridge_core import UsageError
 from bridge_core.state import Array, Region
@@ -95,20 +95,23 @@ def spread_array(
         values = boxes[number][index]
         corner = (number, tuple(part.start for part in region))
         # On a CPU the array may be the memory itself, and each device has to have its own.
-        parts.append(owning_array(values, device, shared=corner in used))
+        parts.append(owning_array(values, device, sharding.memory_kind, shared=corner in used))
         used.add(corner)
     return jax.make_array_from_single_device_arrays(shape, sharding, parts, dtype=dtype)
 
 
-def owning_array(values: Array, device: jax.Device, *, shared: bool) -> jax.Array:
+def owning_array(values: Array, device: jax.Device, memory_kind: str | None, *, shared: bool) -> jax.Array:
     """Return values on a device.
 
     Args:
         values: The values.
         device: The device.
+        memory_kind: Which memory of the device, such as ``"pinned_host"``; None for the default.
         shared: Whether another array may be made on the same memory.
     """
-    return jax.device_put(values.copy() if shared and device.platform == "cpu" else values, device)
+    target = SingleDeviceSharding(device, memory_kind=memory_kind)
+    on_memory = shared and (device.platform == "cpu" or memory_kind != device.default_memory().kind)
+    return jax.device_put(values.copy() if on_memory else values, target)
 
 
 def _regions(sharding: Sharding, shape: Shape) -> dict[jax.Device, Region]:

@@ -97,7 +97,8 @@ def _gathered(array: jax.Array, owner: int) -> Array:
     if not isinstance(array.sharding, NamedSharding) or not has_bits(np.dtype(array.dtype)):
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
-    copies = _replicate(str(array.dtype), array.dtype.itemsize, everywhere)(array)
+    with jax.set_mesh(everywhere.mesh):  # the caller may have set another one
+        copies = _replicate(str(array.dtype), array.dtype.itemsize, everywhere)(array)
     bits = np.array(copies.addressable_data(0)) if owner == jax.process_index() else np.empty(0)
     copies.block_until_ready()
     copies.delete()

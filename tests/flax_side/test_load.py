@@ -163,3 +163,18 @@ def test_a_tensor_that_jax_cannot_hold_is_not_sharded(tmp_path):
     tensor = bridge_core.ArrayTensor(np.zeros(2, "float64"))
     with refused(UnsupportedFeature, "float64", hint="dtype=", key=("a",)):
         _require_fitting(("a",), tensor)
+
+
+def test_a_partition_spec_without_a_mesh_is_refused(path):
+    like = {"params": {"fc": {"kernel": jax.ShapeDtypeStruct((4, 4), "float32", sharding=PartitionSpec())}}}
+    with refused(UsageError, "[4, 4]", "no mesh", hint="NamedSharding"):
+        bridge_flax.load(path, like=like)
+
+
+def test_arrays_may_be_in_the_memory_of_the_host(path):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("x",))
+    for kind in ("pinned_host", "device"):
+        sharding = NamedSharding(mesh, PartitionSpec("x"), memory_kind=kind)
+        tree = bridge_flax.load(path, like=like(sharding=sharding))
+        check(tree["fc"], expected(path))
+        assert tree["fc"]["kernel"].sharding.memory_kind == kind

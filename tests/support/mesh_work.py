@@ -54,6 +54,9 @@ rearrange = "d f -> i f d"
 TWICE = "params.embed.embedding"
 """What is made of two tensors, so that both are read."""
 
+IN_HOST_MEMORY = {"params.head.kernel", "params.blocks.q"}
+"""What is in the memory of the host, as weights that are offloaded."""
+
 SHARDINGS = {
     "params.embed.embedding": ("model", "data"),
     "params.head.kernel": (("data", "model"),),
@@ -121,7 +124,8 @@ def tree_like(mesh, shapes, shardings):
         for part in path:
             node = node.setdefault(part, {})
         spec = jax.sharding.PartitionSpec(*shardings[name])
-        sharding = jax.sharding.NamedSharding(mesh, spec)
+        memory_kind = "pinned_host" if name in IN_HOST_MEMORY else None
+        sharding = jax.sharding.NamedSharding(mesh, spec, memory_kind=memory_kind)
         node[last] = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     return tree
 
@@ -162,12 +166,18 @@ def check(tree, values):
 
 
 def load(folder, kind="auto"):
+    import contextlib
+
+    import jax
+
     import bridge_flax
     from bridge_core.testing.harness import counted_reads
 
     values = expected(folder)
-    like = tree_like(mesh_of(kind), values, SHARDINGS)
-    with counted_reads() as counted:
+    mesh = mesh_of(kind)
+    like = tree_like(mesh, values, SHARDINGS)
+    within = jax.set_mesh(mesh) if kind == "explicit" else contextlib.nullcontext()
+    with within, counted_reads() as counted:
         tree = bridge_flax.load(
             folder / "model.safetensors", like=like, rules=folder / "rules.toml", layout="torch"
         )
@@ -191,8 +201,11 @@ def saves(folder, kind):
     import bridge_core
     import bridge_flax
 
+    import jax
+
     tree, values, _ = load(folder, kind)
-    saved = bridge_flax.save(tree, folder / "saved", verify=True)
+    with jax.set_mesh(jax.sharding.Mesh(np.array(jax.devices()[:2]), ("other",))):
+        saved = bridge_flax.save(tree, folder / "saved", verify=True)
     with bridge_core.open_state(folder / "saved") as state:
         assert state.layout == "flax"
         for name, value in values.items():
