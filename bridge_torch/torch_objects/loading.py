@@ -167,7 +167,7 @@ def fill(
     if not is_module:
         return result
     # The module takes its own tensors and the new ones, so that its hooks run, as those of fully_shard.
-    # torch sets requires_grad of each parameter again, which those made in inference mode refuse outside of it.
+    # torch sets requires_grad again, which parameters made in inference mode refuse outside of it.
     with torch.inference_mode(any(child.is_inference() for child in result.values())):
         like.load_state_dict(result, strict=False, assign=True)
     return like

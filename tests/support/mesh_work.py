@@ -198,10 +198,10 @@ def loads(folder, kind):
 
 def saves(folder, kind):
     """Save what was loaded, read it back with numpy, and save it once more."""
+    import jax
+
     import bridge_core
     import bridge_flax
-
-    import jax
 
     tree, values, _ = load(folder, kind)
     with jax.set_mesh(jax.sharding.Mesh(np.array(jax.devices()[:2]), ("other",))):
