@@ -11,7 +11,7 @@ from bridge_core import UnsupportedFeature, UsageError, as_key
 from bridge_core.messages import count, listed
 from bridge_core.rules import Permissions
 
-__all__ = ["device_of", "holds", "require_other_buffers", "require_own", "require_values"]
+__all__ = ["device_of", "holds", "require_other_buffers", "require_own", "require_separate", "require_values"]
 
 
 def device_of(device: Any) -> torch.device:
@@ -92,6 +92,59 @@ def require_values(children: Mapping[str, torch.Tensor]) -> None:
                 key=name,
                 hint="Leave the tensor out of like=, or pass it there with values.",
             )
+
+
+def require_separate(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that share some of their memory: what is read for one would overwrite another.
+
+    Args:
+        tensors: The tensors to fill, by name; of those that are tied, one.
+
+    Raises:
+        UnsupportedFeature: Two share an element.
+    """
+    ranges: dict[torch.device, list[tuple[int, int, str]]] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            ranges.setdefault(tensor.device, []).append((*_addresses(tensor), name))
+    for on_device in ranges.values():
+        on_device.sort()
+        for number, (_, stop, name) in enumerate(on_device):
+            for start, _, other in on_device[number + 1 :]:
+                if start >= stop:
+                    break
+                if _share_elements(tensors[name], tensors[other]):
+                    raise UnsupportedFeature(
+                        f"{name} and {other} of the module share some of their memory, and are not one "
+                        "tensor: one would overwrite the other.",
+                        key=name,
+                        hint="Pass like=module.state_dict(), which gives a new tensor for each, or give the "
+                        "module a copy of one: torch.nn.Parameter(tensor.clone()).",
+                    )
+
+
+def _addresses(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the addresses of the first byte of a tensor, and after its last one."""
+    strides = zip(tensor.shape, tensor.stride(), strict=True)
+    length = 1 + sum((size - 1) * stride for size, stride in strides)
+    return tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size()
+
+
+def _share_elements(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Return whether two tensors have an element in common; of sizes or places that do not fit, True."""
+    size = first.element_size()
+    begin = min(first.data_ptr(), second.data_ptr())
+    end = max(_addresses(first)[1], _addresses(second)[1])
+    offsets = [tensor.data_ptr() - begin for tensor in (first, second)]
+    if second.element_size() != size or any(offset % size for offset in offsets):
+        return True
+    used = torch.zeros((end - begin) // size, dtype=torch.bool)
+    views = [
+        used.as_strided(tensor.shape, tensor.stride(), offset // size)
+        for tensor, offset in zip((first, second), offsets, strict=True)
+    ]
+    views[0].fill_(True)
+    return bool(views[1].any())
 
 
 def holds(dtype: torch.dtype, other: torch.dtype) -> bool:

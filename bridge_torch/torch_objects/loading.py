@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from bridge_torch.torch_objects.load_checks import (
     holds,
     require_other_buffers,
     require_own,
+    require_separate,
     require_values,
 )
 from bridge_torch.torch_objects.shards import (
@@ -225,8 +226,9 @@ def _is_at(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (other.index is None or one.index == other.index)
 
 
-def _require_fit(places: Iterable[_Place]) -> None:
-    """Refuse values that the existing tensor of a module cannot hold."""
+def _require_fit(places: Sequence[_Place]) -> None:
+    """Refuse values that the existing tensors of a module cannot hold."""
+    require_separate({p.names[0]: p.child for p in places if p.in_place and not is_distributed(p.child)})
     for place in places:
         strides = (
             () if is_distributed(place.child) else zip(place.child.shape, place.child.stride(), strict=True)

@@ -374,3 +374,31 @@ def test_a_module_made_in_inference_mode(source, saved):
     assert bridge_torch.load(saved, like=net) is net
     assert_equal(net.state_dict(), source.state_dict())
     assert net.fc.weight.is_inference()
+
+
+@pytest.mark.parametrize("view", [lambda all: all[:4], lambda all: all.T, lambda all: all.view(torch.int32)])
+def test_tensors_that_share_a_part_of_their_memory_are_refused(view):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.all = nn.Parameter(torch.zeros(8, 3))
+            self.part = nn.Parameter(view(self.all.detach()), requires_grad=False)
+
+    module = Views()
+    ones = {name: torch.ones_like(value) for name, value in module.state_dict().items()}
+    with refused(UnsupportedFeature, "all", "part", "share some", hint="like=module.state_dict()"):
+        bridge_torch.load(ones, like=module, allow_unclaimed=True)
+    assert not module.all.any()
+    loaded = bridge_torch.load(ones, like=module.state_dict(), allow_unclaimed=True)
+    assert torch.equal(loaded["all"], ones["all"])
+
+
+def test_tensors_between_each_other_in_one_memory_are_filled():
+    class Columns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            both = torch.zeros(8, 6)
+            self.left, self.right = nn.Parameter(both[:, :3]), nn.Parameter(both[:, 3:])
+
+    values = {"left": torch.ones(8, 3), "right": torch.full((8, 3), 2.0)}
+    assert_equal(bridge_torch.load(values, like=Columns(), allow_unclaimed=True).state_dict(), values)
