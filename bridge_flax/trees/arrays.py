@@ -23,6 +23,7 @@ __all__ = [
     "as_leaf",
     "first_key",
     "fits_jax",
+    "has_no_devices",
     "is_key_array",
     "is_spread",
     "sharding_of",
@@ -216,6 +217,9 @@ def _probe(dtype: np.dtype[Any], x64: bool) -> bool:
 def sharding_of(like: Any) -> Any:
     """Return the sharding that a leaf asks for; None for the default device.
 
+    What `jax.eval_shape` returns within `jax.set_mesh` has shardings without devices; they get those of the
+    mesh that is set now.
+
     Raises:
         UsageError: It is a `PartitionSpec`, and there is no mesh.
     """
@@ -231,10 +235,28 @@ def sharding_of(like: Any) -> Any:
     if not isinstance(sharding, jax.sharding.Sharding):
         return None
     if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
-        return None
+        return _on_devices(sharding)
     if isinstance(sharding, jax.sharding.SingleDeviceSharding) and not getattr(like, "committed", True):
         return None
     return sharding
+
+
+def has_no_devices(like: Any) -> bool:
+    """Return whether a leaf asks to be divided over a mesh of which no devices are known."""
+    sharding: Any = getattr(like, "sharding", None)
+    is_abstract = isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh)
+    return is_abstract and any(sharding.spec) and sharding_of(like) is None
+
+
+def _on_devices(sharding: jax.sharding.NamedSharding) -> jax.sharding.NamedSharding | None:
+    """Return a sharding of an abstract mesh on the devices of the mesh that is set, if that is the same."""
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:  # while JAX traces
+        return None
+    if mesh.empty or mesh.abstract_mesh != sharding.mesh:
+        return None
+    return jax.sharding.NamedSharding(mesh, sharding.spec, memory_kind=sharding.memory_kind)
 
 
 def _wrap_key(data: Array, like: Any) -> jax.Array:

@@ -9,13 +9,21 @@ from typing import Any
 
 from flax import nnx
 
-from bridge_core import FlatState, Key, Tensor, UnsupportedFeature, join_key
+from bridge_core import FlatState, Key, Tensor, UnsupportedFeature, UsageError, join_key
 from bridge_core.errors import about_tensor
 from bridge_core.state import Array, Region, regions
 from bridge_core.transfer import LoadedTensor, boxed, grouped_by_chunks, load_values
 from bridge_flax.templates import Template
 from bridge_flax.trees.agreement import Processes
-from bridge_flax.trees.arrays import SpreadTensor, as_leaf, fits_jax, is_key_array, is_spread, sharding_of
+from bridge_flax.trees.arrays import (
+    SpreadTensor,
+    as_leaf,
+    fits_jax,
+    has_no_devices,
+    is_key_array,
+    is_spread,
+    sharding_of,
+)
 from bridge_flax.trees.exchange import Share, share_of
 from bridge_flax.trees.nnx_split import split
 from bridge_flax.trees.placement import placement_of, spread_array
@@ -70,11 +78,22 @@ class LeafReader:
         workers: Threads; None for one per processor, at most four.
         max_bytes: Bytes of the values that are in memory at once in addition to the result; the values of one
             leaf may take more.
+
+    Raises:
+        UsageError: A leaf has a sharding without devices.
     """
 
     def __init__(self, like: Any, workers: int | None, max_bytes: int) -> None:
         self._workers, self._max_bytes = workers, max_bytes
-        shardings = {sharding_of(leaf) for _, leaf, _ in walk(_tree_of(like))} - {None}
+        leaves = [(key, leaf) for key, leaf, _ in walk(_tree_of(like))]
+        shardings = {sharding_of(leaf) for _, leaf in leaves} - {None}
+        for key, leaf in leaves:
+            if has_no_devices(leaf):
+                raise UsageError(
+                    f"the leaf has the sharding {leaf.sharding.spec} of a mesh without devices.",
+                    key=key,
+                    hint="Call it within jax.set_mesh(mesh), with the mesh that was set for making the tree.",
+                )
         spread = [each for each in shardings if not each.is_fully_addressable]
         self._processes = Processes(device for each in spread for device in each.device_set)
         self._agreed = False

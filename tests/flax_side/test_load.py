@@ -178,3 +178,23 @@ def test_arrays_may_be_in_the_memory_of_the_host(path):
         tree = bridge_flax.load(path, like=like(sharding=sharding))
         check(tree["fc"], expected(path))
         assert tree["fc"]["kernel"].sharding.memory_kind == kind
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto])
+def test_the_mesh_that_is_set_has_the_devices_of_abstract_shardings(path, kind):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(kind,))
+
+    class Annotated(nnx.Module):
+        def __init__(self, rngs):
+            init = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("x",))
+            self.fc = nnx.Linear(4, 3, kernel_init=init, rngs=rngs)
+
+    with jax.set_mesh(mesh):
+        abstract = nnx.eval_shape(lambda: Annotated(nnx.Rngs(0)))
+        model = bridge_flax.load(path, like=abstract)
+    check({"kernel": model.fc.kernel[...], "bias": model.fc.bias[...]}, expected(path))
+    sharding = model.fc.kernel[...].sharding
+    assert sharding.mesh == mesh
+    assert sharding.spec[0] == "x"
+    with refused(UsageError, "'x'", "without devices", hint="jax.set_mesh", key=("fc", "kernel")):
+        bridge_flax.load(path, like=abstract)
