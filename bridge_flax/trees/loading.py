@@ -139,8 +139,10 @@ class LeafReader:
                 readings.append(_of_leaf(key, tensor, leaf))
         result |= _read(readings, self._workers, self._max_bytes)
         exchanged = [f"{join_key(key)} {state.spec(key)} {share.cut.parts}" for key, share in shares.items()]
+        spread = [(key, sharding_of(leaf)) for key, leaf in leaves if is_spread(leaf)]
+        divided = [f"{join_key(key)} {each}" for key, each in spread if not each.is_fully_addressable]
         self._agreed = True
-        self._processes.agree("load the tree", about=exchanged)
+        self._processes.agree("load the tree", about=exchanged + divided)
         for key, share in shares.items():
             result[key] = share.exchanged(result.pop(key), state.spec(key).dtype)
         return result

@@ -70,6 +70,7 @@ def test_if_one_process_fails_all_raise_and_nothing_is_left(folder):
             assert "process 1 failed" in text
             assert reason in text
     for result in (*others, failed):
+        assert "do not do the same" in result["unequal"][1]
         assert "do not do the same" in result["different"][1]
         assert result["left"] == []
         assert np.isfinite(result["again"])

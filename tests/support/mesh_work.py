@@ -242,6 +242,9 @@ def one_fails(folder, kind):
         SourceFile.read_into = broken
     reading = error_of(lambda: bridge_flax.load(source, **options))
     SourceFile.read_into = usual
+    shardings = SHARDINGS | {"params.blocks.v": (None, "data") if fails else (None, "model")}
+    other = options | {"like": tree_like(mesh_of(kind), values, shardings)}
+    unequal = error_of(lambda: bridge_flax.load(source, **other))
     different = error_of(lambda: bridge_flax.save(tree, folder / f"saved{jax.process_index()}"))
     import bridge_core.checkpoint.joint_writing as joint_writing
 
@@ -252,6 +255,7 @@ def one_fails(folder, kind):
     return {
         "planning": planning,
         "reading": reading,
+        "unequal": unequal,
         "different": different,
         "writing": writing,
         "left": sorted(map(str, folder.glob("broken/*"))),
