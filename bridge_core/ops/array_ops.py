@@ -25,7 +25,7 @@ class ArrayOps(Protocol):
         ...
 
     def opened(self, value: Any) -> Any:
-        """Return what a container of the framework holds, as a mapping; the array that a box holds.
+        """Return the children of a container as a mapping, or the array that a box holds.
 
         Names are those that the framework's adapter gives the tensors. Other values are returned unchanged.
         """
