@@ -99,7 +99,7 @@ class RemoteFile(SourceFile):
             view[:] = self._known[offset : offset + len(view)]
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly ``nbytes`` bytes from ``offset``; a small file that is read at once is remembered.
+        """Return exactly ``nbytes`` bytes; a small file that is read at once is remembered.
 
         Raises:
             TruncatedFile, OutOfMemory, IntegrityError, AccessDenied, RemoteFailure: As `SourceFile.read`.

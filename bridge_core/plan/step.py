@@ -92,10 +92,10 @@ def quick_step(
     auxiliary: Key | None = None,
     rule: str = "",
 ) -> Step:
-    """Return ``Step(sources, targets, ...)`` in a quarter of its time; a plan makes two for each tensor.
+    """Return ``Step(sources, targets, ...)`` in a quarter of its time.
 
-    The constructor of a frozen dataclass finds each field by its name again, and that of `renamed` looks at
-    the names of its arguments first.
+    A plan makes two for each tensor. The constructor of a frozen dataclass finds each field by name again,
+    and that of `renamed` looks at the names of its arguments first.
     """
     step = _new_step(Step)
     _set_sources(step, sources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from bridge_core.io import JOINED_GAP, fetch_memory
+from bridge_core.io import JOINED_GAP, fetch_memory, return_freed_memory
 from bridge_core.ops import OpTensor
 from bridge_core.state import FileTensor, Region, StridedFileTensor, Tensor, regions
 from bridge_core.transfer.block_plan import BlockPlan
@@ -13,6 +13,9 @@ from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.memory_order import is_remote
 
 __all__ = ["announce_plans", "announce_region", "sharing_memory"]
+
+_RETURNED = 256 << 10
+"""Bytes of freed memory that goes back to the system at once: glibc would hold more of it than the budget."""
 
 
 @contextlib.contextmanager
@@ -28,6 +31,7 @@ def sharing_memory(tensors: Iterable[Tensor], budget: Budget) -> Iterator[Budget
     if budget.is_shared or not any(map(is_remote, tensors)):
         yield budget
         return
+    return_freed_memory(_RETURNED)
     with fetch_memory(budget.fetch_nbytes, budget.threads):
         yield budget.after_fetches
 

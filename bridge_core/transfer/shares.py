@@ -90,9 +90,10 @@ class Cut:
 
 
 def joined_boxes(boxes: Iterable[Region]) -> list[Region]:
-    """Return boxes with the same elements, each of them once: equal ones and those that adjoin are joined.
+    """Return boxes with the same elements, each of them once.
 
-    The boxes have steps of 1 and are equal or disjoint. Empty boxes are left out.
+    Equal boxes and those that adjoin are joined. The boxes have steps of 1 and are equal or disjoint. Empty
+    boxes are left out.
 
     >>> joined_boxes([(slice(0, 2), slice(0, 4)), (slice(2, 4), slice(0, 4)), (slice(0, 2), slice(0, 4))])
     [(slice(0, 4, 1), slice(0, 4, 1))]
@@ -116,7 +117,7 @@ def joined_boxes(boxes: Iterable[Region]) -> list[Region]:
 
 
 def boxed(tensor: Tensor, region: Region) -> Tensor:
-    """Return a region of a tensor as a tensor; no value is read, and blocks of it are planned as usual."""
+    """Return a region of a tensor as a tensor, whose blocks are planned as usual."""
     for axis, part in enumerate(region):
         size = tensor.spec.shape[axis]
         if (part.start, part.stop) == (0, size):

@@ -136,7 +136,7 @@ class WriteBehind:
         self._finish_down_to(0)
 
     def forget(self) -> None:
-        """Forget all ranges and checksums, and close the files, whose identities may be used again."""
+        """Forget all ranges and checksums, and close the files: identities are used again."""
         self._waiting.clear()
         self._nbytes = 0
         self._sums.clear()

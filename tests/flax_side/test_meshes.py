@@ -26,6 +26,7 @@ def share(results):
     return sum(result["own"] for result in results)
 
 
+@pytest.mark.slow
 def test_a_host_reads_each_byte_once_for_eight_devices(folder):
     assert share(run_mesh("loads", folder, processes=1, devices=8)) == ALL
 

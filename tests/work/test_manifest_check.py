@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from bridge_core import (
     SourceNotFound,
     UsageError,
     VerificationError,
+    checkpoint,
     convert,
     open_state,
     verify_manifest,
@@ -231,10 +231,7 @@ def test_an_interrupt_ends_the_comparison_within_a_file(source, monkeypatch):
 
 
 def test_a_file_that_changes_before_its_manifest_is_written_is_noticed(source, monkeypatch):
-    from bridge_core.conversion import convert as conversion
-
-    module = sys.modules[conversion.__module__]
-    write = module.write_checkpoint
+    write = checkpoint.write_checkpoint
 
     def written_and_changed(*arguments):
         saved = write(*arguments)
@@ -242,6 +239,6 @@ def test_a_file_that_changes_before_its_manifest_is_written_is_noticed(source, m
         saved.files[0].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         return saved
 
-    monkeypatch.setattr(module, "write_checkpoint", written_and_changed)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", written_and_changed)
     with refused(VerificationError, "changed after it was written", hint="again"):
         converted(source, "a.safetensors")
