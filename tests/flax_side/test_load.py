@@ -171,15 +171,6 @@ def test_a_partition_spec_without_a_mesh_is_refused(path):
         bridge_flax.load(path, like=like)
 
 
-def test_arrays_may_be_in_the_memory_of_the_host(path):
-    mesh = Mesh(np.array(jax.devices()[:1]), ("x",))
-    for kind in ("pinned_host", "device"):
-        sharding = NamedSharding(mesh, PartitionSpec("x"), memory_kind=kind)
-        tree = bridge_flax.load(path, like=like(sharding=sharding))
-        check(tree["fc"], expected(path))
-        assert tree["fc"]["kernel"].sharding.memory_kind == kind
-
-
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto])
 def test_the_mesh_that_is_set_has_the_devices_of_abstract_shardings(path, kind):
     mesh = jax.make_mesh((1,), ("x",), axis_types=(kind,))
