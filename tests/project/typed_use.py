@@ -25,6 +25,7 @@ from bridge_core import (
     TensorSpec,
     hookimpl,
 )
+from bridge_core.io import Location
 from bridge_core.ops.shape import Permute
 from bridge_core.state.tensors import Array
 
@@ -43,7 +44,7 @@ def read(path: Path) -> dict[str, tuple[int, ...]]:
 def write(state: FlatState, path: str) -> None:
     """Write a state, sharded."""
     saved = bridge_core.save_state(state, path, format=None, max_shard_size="5GB", overwrite=True)
-    files: tuple[Path, ...] = saved.files
+    files: tuple[Location, ...] = saved.files
     assert files
 
 

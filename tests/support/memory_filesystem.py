@@ -241,6 +241,7 @@ def _part(content: bytes | Path, start: int, nbytes: int) -> bytes:
         return content[start : start + nbytes]
     fd = os.open(content, os.O_RDONLY)
     try:
-        return os.pread(fd, nbytes, start)
+        os.lseek(fd, start, os.SEEK_SET)
+        return os.read(fd, nbytes)
     finally:
         os.close(fd)

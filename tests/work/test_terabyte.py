@@ -13,8 +13,8 @@ from bridge_core import make_work
 {before}
 work = make_work(sys.argv[1], sys.argv[2], parts=16, {options})
 open(sys.argv[3], "w").write(work.to_text())
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# The peak that getrusage gives would include that of the process which started this one.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 PLAIN = "to='flax', format='safetensors', accept_guesses=True, max_shard_size='6.3GB'"
 RULES = """
