@@ -119,7 +119,8 @@ def test_temporaries_of_killed_uploads_are_removed(own_temporaries, registry):
     left = own_temporaries / ".upload.ckptbridge-0123456789abcdef"
     left.mkdir()
     (left / "shard").write_bytes(b"half")
-    os.utime(left, (0, 0))  # where there are no locks, the age shows that its process is gone
+    for path in (left / "shard", left):
+        os.utime(path, (0, 0))  # where there are no locks, the age shows that its process is gone
     destination_at("mem://host/out", registry).put("a.bin", text(b"1"))
 
 
