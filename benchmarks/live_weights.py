@@ -33,7 +33,10 @@ def policy(nbytes: int) -> tuple[dict[str, Any], Any]:
     for n in range(layers):
         shapes = {"up": (width, 4 * width), "down": (4 * width, width)}
         tree[f"layer{n}"] = {
-            name: {"kernel": jax.random.normal(next(keys), shape), "bias": jax.numpy.zeros(shape[1])}
+            name: {
+                "kernel": jax.random.normal(next(keys), shape, "float32"),
+                "bias": jax.numpy.zeros(shape[1], "float32"),
+            }
             for name, shape in shapes.items()
         }
     with torch.device("meta"):
