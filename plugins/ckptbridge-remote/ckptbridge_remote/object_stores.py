@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from ckptbridge_remote.uploads import upload_file
 __all__ = ["ObjectStore"]
 
 
-class ObjectStore:
+class ObjectStore(ABC):
     """A `WritableFileSystem` over the buckets of one provider."""
 
     name: str
@@ -32,6 +33,7 @@ class ObjectStore:
     def __init__(self) -> None:
         self._stores: Remembered[Any] = Remembered(MOST_STORES)
 
+    @abstractmethod
     def make_store(self, bucket: str, *, writing: bool) -> Any:
         """Return a store of obstore for one bucket, with the credentials of the environment.
 
@@ -39,7 +41,6 @@ class ObjectStore:
             bucket: The bucket.
             writing: Whether it is written to.
         """
-        raise NotImplementedError
 
     def pinned(self, url: str) -> str:
         """Return the URL itself: the version of a file is compared whenever it is read.
