@@ -131,6 +131,7 @@ if TYPE_CHECKING:
         as_state as as_state,
         join_key as join_key,
         split_name as split_name,
+        split_names as split_names,
     )
     from bridge_core.transfer import (
         Progress as Progress,
@@ -170,7 +171,7 @@ else:
             "proof": "match prove",
             "rules": "load_rules Rule",
             "state": (
-                "ArrayTensor as_key as_state FileTensor FlatState join_key Key split_name "
+                "ArrayTensor as_key as_state FileTensor FlatState join_key Key split_name split_names "
                 "StateMetadata Tensor TensorSpec"
             ),
             "transfer": "compare_states load_values Progress",

@@ -186,9 +186,11 @@ def log(room: str, message: str, *args: object, level: int = 20) -> None:
     Args:
         room: The room that logs.
         message: A text with ``%s`` for each of ``args``, which are formatted only if somebody listens.
-        args: The values.
+        args: The values, or functions that return them, which are called only then.
         level: As in `logging`: 20 is INFO, 10 is DEBUG.
     """
     logging = sys.modules.get("logging")
-    if logging is not None:
-        logging.getLogger(f"ckptbridge.{room}").log(level, message, *args, stacklevel=2)
+    logger = logging.getLogger(f"ckptbridge.{room}") if logging is not None else None
+    if logger is not None and logger.isEnabledFor(level):
+        values = [value() if callable(value) else value for value in args]
+        logger.log(level, message, *values, stacklevel=2)

@@ -35,6 +35,10 @@ def _gc_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                # Together they make all objects old ones, at which the next search would look at once.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -57,7 +61,8 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
             state = known
     with template_of(like, options.to, registry) as template:
         plan = joined_plan(state, template, options, registry)
-    log("conversion", "planned %s -> %s, steps by evidence: %s", state.layout, options.to, plan.evidence)
+    planned = "planned %s -> %s, steps by evidence: %s"
+    log("conversion", planned, state.layout, options.to, lambda: plan.evidence)
     notes = (*state.metadata.notes, *plan.notes, *options.notes)
     reason = state.metadata.provenance.get("layout", "")
     plan = replace(plan, source_ties=source_ties, notes=notes, layout_reason=reason)

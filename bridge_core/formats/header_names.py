@@ -17,7 +17,7 @@ from bridge_core.state import (
     is_unicode,
     join_key,
     load_metadata,
-    split_name,
+    split_names,
 )
 
 __all__ = ["ORDER", "Names", "named_state", "names_of", "order_text", "texts_of"]
@@ -132,7 +132,7 @@ def named_state(
     metadata, escaped = StateMetadata(), False
     if marker is not None:
         layout, metadata, escaped = load_metadata(marker, path=path)
-    keyed = {split_name(name, separator, escaped=escaped): tensor for name, tensor in tensors.items()}
+    keyed = dict(zip(split_names(tensors, separator, escaped=escaped), tensors.values(), strict=True))
     if len(keyed) != len(tensors):
         raise KeyConflict("two names in the header give one key.", path=path)
     missing = {key: other for key, other in metadata.ties.items() if key not in keyed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from bridge_core.state import (
     regions,
     separator_of,
     split_name,
+    split_names,
 )
 
 __all__ = ["open_file"]
@@ -107,7 +108,7 @@ def _interpret(
         separator = metadata.separator(layout)
     if separator != ".":
         metadata = metadata.with_(provenance={"separator": separator})
-    keyed = dict(zip(_keys(tensors, separator, escaped=escaped), tensors.values(), strict=True))
+    keyed = dict(zip(split_names(tensors, separator, escaped=escaped), tensors.values(), strict=True))
     if len(keyed) != len(tensors):
         raise KeyConflict("two escaped names in the header give one key.", path=file.name)
     for key, canonical in _missing_ends(metadata.ties, keyed, file).items():
@@ -120,13 +121,6 @@ def _interpret(
     if sequence is not None:
         keyed = {key: keyed[key] for key in _in_sequence(sequence, keyed, file)}
     return layout, metadata.with_(extra=extra), keyed
-
-
-def _keys(names: Iterable[str], separator: str, *, escaped: bool) -> Iterator[Key]:
-    """Split names; parts that are equal share one string."""
-    parts: dict[str, str] = {}
-    for name in names:
-        yield tuple([parts.setdefault(part, part) for part in split_name(name, separator, escaped=escaped)])
 
 
 def _in_sequence(sequence: str, keyed: Iterable[Key], file: SourceFile) -> list[Key]:

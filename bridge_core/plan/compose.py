@@ -15,13 +15,21 @@ _OPEN = ("undecided", "unclaimed", "name")
 """Evidence of tensors that the first plan leaves to the second."""
 
 
-def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
+def join_steps(
+    first: Sequence[Step], second: Sequence[Step], makers: Mapping[Key, Step] | None = None
+) -> tuple[Step, ...]:
     """Return steps that do what the first and then the second do, with op chains simplified.
 
     Steps that share a key between them become one step: where one splits a tensor and several join its parts
     with others, the result is one step over all of their tensors.
+
+    Args:
+        first: The steps of the first plan.
+        second: The steps of the second plan.
+        makers: Target of the first steps -> the step, if the caller has them.
     """
-    makers = {key: step for step in first for key in step.targets}
+    if makers is None:
+        makers = {key: step for step in first for key in step.targets}
     shared = _shared(first, second, makers)
     steps = [step for step in first if not step.targets]
     done: set[int] = set()

@@ -233,7 +233,7 @@ class Plan(Compiles):
         tensors: dict[Key, Tensor] = {}
         known_specs: dict[tuple[Op, tuple[TensorSpec, ...]], tuple[TensorSpec, ...]] = {}
         known = source.metadata.auxiliary_tensors
-        tensor_of = source.tensor
+        tensor_of = source.tensors().__getitem__
         for step in self.steps:
             if not step.ops and len(step.sources) == len(step.targets) == 1:
                 tensors[step.targets[0]] = tensor_of(step.sources[0])
@@ -316,9 +316,9 @@ class Plan(Compiles):
                 f"the plan ties {len(self.ties)} of its targets, so it cannot be joined with another plan.",
                 hint="Apply this plan, and make the next one from its result.",
             )
-        targets = {key for step in self.steps for key in step.targets}
-        if set(following.specs) != targets:
-            differing = sorted(map(join_key, targets.symmetric_difference(following.specs)))
+        makers = {key: step for step in self.steps for key in step.targets}
+        if following.specs.keys() != makers.keys():
+            differing = sorted(map(join_key, makers.keys() ^ following.specs.keys()))
             raise PlanError(
                 f"the following plan was made for another state: {len(differing)} keys are in only one of "
                 f"them, {listed(differing)}.",
@@ -332,7 +332,7 @@ class Plan(Compiles):
             source_ties=self.source_ties,
             source_names=self.source_names,
             layout_reason=self.layout_reason,
-            steps=join_steps(self.steps, following.steps),
+            steps=join_steps(self.steps, following.steps, makers),
             keeps=(*self.keeps, *join_keeps(self.steps, following.keeps)),
             # Parts of one tensor are one tensor again.
             dropped=once((*self.dropped, *(traced(d, origin) for d in following.dropped))),

@@ -15,7 +15,7 @@ from bridge_core.resolve.path_matching import PathMatch, match_paths
 from bridge_core.resolve.path_names import renamed
 from bridge_core.resolve.request import Request
 from bridge_core.resolve.stack_paths import Stacks, summed_kinds
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState, Key, VariableCollections
 
 __all__ = ["Alignment", "Sides"]
 
@@ -51,11 +51,13 @@ class Alignment:
     Args:
         request: What was asked for.
         detector: Decides what the template's groups are.
+        collections: The collections of the template's keys.
     """
 
-    def __init__(self, request: Request, detector: Detector) -> None:
+    def __init__(self, request: Request, detector: Detector, collections: VariableCollections) -> None:
         self._request = request
         self._detector = detector
+        self._collections = collections
         kinds = request.registry.kinds
         self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
         self._summed_kinds = summed_kinds(request.registry.transforms.values())
@@ -168,7 +170,13 @@ class Alignment:
                 merged_paths=merged_paths,
                 split_paths=source_split,
             )
-        groups = group_state(like, self._request.framework, request.transforms, split_paths=target_split)
+        groups = group_state(
+            like,
+            request.framework,
+            request.transforms,
+            split_paths=target_split,
+            collections=self._collections,
+        )
         detections = self._detector.detect_all(groups)
         match = self._match(layers, groups)
         if match.rivals is not None and match.rivals.side == "source":

@@ -107,7 +107,7 @@ class Detector:
                 self._by_module.setdefault(module, []).append(transform)
         self._names = {transform.name for transform in self.transforms}
         self._kinds = {transform.kind for transform in self.transforms}
-        self._structures: dict[object, Detection] = {}
+        self._structures: dict[object, tuple[Detection, object]] = {}
         self._by_names: dict[object, Detection] = {}
         self._records: dict[object, Detection | None] = {}
 
@@ -245,16 +245,18 @@ class Detector:
         return _decided("module", widest[0], shapes, group)
 
     def _by_names_and_shapes(self, group: Group) -> Detection:
-        signature = (group.shapes, group.has_children)
-        detection = self._structures.get(signature)
-        if detection is None:
+        signature = (id(group.shapes), group.has_children)
+        known = self._structures.get(signature)
+        if known is None:
             # The order of leaves does not matter: the first one counts for all.
             by_names = (tuple(sorted(group.shapes)), group.has_children)
             detection = self._by_names.get(by_names)
             if detection is None:
                 detection = self.by_structure(dict(group.shapes), group.has_children)
-            self._structures[signature] = self._by_names[by_names] = detection
-        return detection
+            # The shapes are held, so that no others get their identity.
+            known = self._structures[signature] = (detection, group.shapes)
+            self._by_names[by_names] = detection
+        return known[0]
 
     def _by_metadata(self, info: LayerInfo, group: Group) -> Detection | None:
         if group.module is not None:

@@ -41,7 +41,8 @@ class Group:
         has_children: Whether there are other layers below the path.
         module: The live module's type, if known.
         info: What the state's metadata contains about the path.
-        shapes: Leaf names and shapes, which many groups have in common; empty until all leaves are there.
+        shapes: Leaf names and shapes, one object for all groups of a state in which they are equal, so that
+            its identity may be compared; empty until all leaves are there.
     """
 
     path: Key
@@ -91,14 +92,18 @@ def group_state(
         path, leaf = owner(name)
         group = groups.get(path)
         if group is None:
-            old_name = collections.strip(key) if modules or renamed else name
-            old_path = old_name[: -leaf.count(".") - 1] if key in renamed else path
-            module = modules.get(old_path)
-            if modules and module is None and leaf_path(path, leaf) != name:
-                # The layer is elsewhere, its leaf is in the module.
-                module = modules.get(module_path(old_name))
-            group = groups[path] = Group(path, origin=old_path, module=module, info=layers.get(old_path))
-        elif leaf in group.keys:
+            old_path, module = path, None
+            if modules or renamed:
+                old_name = collections.strip(key)
+                old_path = old_name[: -leaf.count(".") - 1] if key in renamed else path
+                module = modules.get(old_path)
+                if modules and module is None and leaf_path(path, leaf) != name:
+                    # The layer is elsewhere, its leaf is in the module.
+                    module = modules.get(module_path(old_name))
+            info = layers.get(old_path) if layers else None
+            groups[path] = Group(path, {leaf: key}, {leaf: specs[name]}, old_path, False, module, info)
+            continue
+        if leaf in group.keys:
             raise _two_for_one(group.keys[leaf], key, name, state)
         group.keys[leaf] = key
         group.specs[leaf] = specs[name]
@@ -180,18 +185,19 @@ class _LayerPaths:
                 if len(leaf.parts) > 1:
                     self._nested.setdefault(leaf.parts, []).append(transform)
         self._widths = sorted({len(parts) for parts in self._nested}, reverse=True)
-        self._last_parts = {parts[-2:] for parts in self._nested}
+        self._parents = {parts[-2] for parts in self._nested}
 
     def owner(self, key: Key) -> LeafKey:
         """Return the layer path and the leaf name of a key."""
         relocated = self._relocated(key, self._specs) if self._relocated is not None else None
         if relocated is not None:
             return relocated
-        for width in self._widths if key[-2:] in self._last_parts else ():
-            path, tail = key[:-width], key[-width:]
-            for transform in self._nested.get(tail, ()):
-                if self._is_complete(path, transform):
-                    return path, ".".join(tail)
+        if len(key) > 1 and key[-2] in self._parents:
+            for width in self._widths:
+                path, tail = key[:-width], key[-width:]
+                for transform in self._nested.get(tail, ()):
+                    if self._is_complete(path, transform):
+                        return path, ".".join(tail)
         return key[:-1], key[-1]
 
     def _is_complete(self, path: Key, transform: LayerTransform) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
@@ -144,20 +144,21 @@ def _groups(
         infos.update(_parts(path, state.metadata.layers.get(path)))
     for path, kind in merged_paths.items():
         infos[path] = _merged(path, registry.kinds[kind], state)
-    owner = StateMetadata(layers=infos).owner
+    specs = state.specs()
+    owners = StateMetadata(layers=infos).owners(specs)
     groups: dict[Key, Group] = {}
-    for key, spec in state.specs().items():
-        path, leaf = owner(key)
+    for (path, leaf), (key, spec) in zip(owners, specs.items(), strict=True):
         group = groups.get(path)
         if group is None:
-            group = groups[path] = Group(path, info=infos.get(path))
-        group.keys[leaf] = key
-        group.specs[leaf] = spec
+            groups[path] = Group(path, {leaf: key}, {leaf: spec}, (), False, None, infos.get(path))
+        else:
+            group.keys[leaf] = key
+            group.specs[leaf] = spec
     note_shapes(groups)
     fitted: dict[object, LayerInfo | None] = {}
     for group in groups.values():
         if group.info is not None:
-            signature = (id(group.info), group.shapes)
+            signature = (id(group.info), id(group.shapes))
             if signature not in fitted:
                 fitted[signature] = records.fitted(group.info, group.specs)
             group.info = fitted[signature]
@@ -206,16 +207,16 @@ class _Readings:
         self._records = records
         self._found: dict[object, tuple[Interpretation, ...]] = {}
         self._families: dict[object, NeutralLayer] = {}
-        self._of_record: dict[object, tuple[LayerInfo, NeutralLayer]] = {}
+        self._of_record: dict[object, tuple[LayerInfo, tuple[Any, ...]]] = {}
 
     def of(self, group: Group, info: LayerInfo, rule: str, part_of: str) -> NeutralLayer:
         """Return the layer of a group and its record, with every way to read it."""
-        shared = (id(info), group.shapes)
+        shared = (id(info), id(group.shapes))
         known = self._of_record.get(shared)
         if known is None:
-            known = self._of_record[shared] = (info, self._first(group, info))
-        # Of a layer that is like another, only these are its own.
-        return NeutralLayer(group, *known[1][1:-2], rule, part_of)
+            # Of a layer that is like another, only the group, the rule and what it is a part of are its own.
+            known = self._of_record[shared] = (info, self._first(group, info)[1:-2])
+        return NeutralLayer._make((group, *known[1], rule, part_of))
 
     def _first(self, group: Group, info: LayerInfo) -> NeutralLayer:
         """Return the layer that stands for its family; equal records may be several objects."""

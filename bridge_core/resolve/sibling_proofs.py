@@ -43,7 +43,7 @@ class SiblingProofs:
         self._detections = detections
         self._denied: dict[str, set[Key]] = {}
         self._proven: dict[str, set[Key]] = {}
-        self._signatures: dict[object, tuple[str, ...]] = {}
+        self._signatures: dict[int, tuple[str, ...]] = {}
         self._allowing: dict[object, bool] = {}
         provable = [t for t in transforms if t.identifying_leaves is not None and not t.needs_module]
         for path, group in groups.items():
@@ -78,17 +78,18 @@ class SiblingProofs:
         return () in denied
 
     def _denies(self, group: Group, transforms: Iterable[LayerTransform]) -> tuple[str, ...]:
-        if group.shapes not in self._signatures:
+        signature = id(group.shapes)
+        if signature not in self._signatures:
             shapes = dict(group.shapes)
-            self._signatures[group.shapes] = tuple(t.name for t in transforms if _denies(t, shapes))
-        return self._signatures[group.shapes]
+            self._signatures[signature] = tuple(t.name for t in transforms if _denies(t, shapes))
+        return self._signatures[signature]
 
     def _only_allows(self, path: Key) -> bool:
         """Return whether the layer's shapes would also fit its transform with two axes exchanged."""
         transform = self._detections[path].transform
         if transform is None or self._detections[path].evidence != "structure":
             return False
-        signature = (transform.name, self._groups[path].shapes)
+        signature = (transform.name, id(self._groups[path].shapes))
         if signature not in self._allowing:
             self._allowing[signature] = _only_allows(transform, dict(self._groups[path].shapes))
         return self._allowing[signature]

@@ -141,6 +141,7 @@ class _ToNeutral:
         self.transforms = registry.checked_transforms_of.get(self.framework.name, ())
         self.collections = names_of(state, self.framework)
         self._recorded_collections = state.metadata.collections
+        self._has_collections = self.collections.present or bool(self._recorded_collections)
         self._has_boxes = bool(self.collections.boxed or state.metadata.boxes)
         self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
@@ -241,16 +242,16 @@ class _ToNeutral:
         moves, info = self._reading(group, detection)
         path, is_ruled = group.path, bool(renamed) or detection.rule is not None
         for key, (roles, ops, kind, evidence, usual) in zip(group.keys.values(), moves, strict=True):
-            label = named = ""
+            label, collection = "", self._collection(key) if self._has_collections else ""
             if is_ruled:
                 kind_rule = detection.rule if evidence == "rule" else None
                 label = labels((*([kind_rule] if kind_rule is not None else ()), *renamed.get(key, ())))
                 named = renamed[key][-1].targets[0].collection if key in renamed else ""
-            # A module has leaves in several collections, and a path in the default one is that of the module.
-            is_named = named and named not in self.default_collections
+                # A module has leaves in several collections, and a path in the default one is the module's.
+                if named and named not in self.default_collections:
+                    collection = named
             targets = (path + roles[0],) if len(roles) == 1 else tuple([path + role for role in roles])
-            step = quick_step((key,), targets, ops, kind, evidence, None, label)
-            self._add(step, named if is_named else self._collection(key), usual)
+            self._add(quick_step((key,), targets, ops, kind, evidence, None, label), collection, usual)
         if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
             info = replace(info, doubted=True)
         self.layers[group.path] = info
@@ -262,7 +263,7 @@ class _ToNeutral:
         """
         if group.module is not None or group.info is not None or self.state.metadata.auxiliary_tensors:
             return self._read(group, detection)
-        signature = (id(detection), group.shapes)
+        signature = (id(detection), id(group.shapes))
         known = self._readings.get(signature)
         if known is None:
             known = self._readings[signature] = (detection, self._read(group, detection))

@@ -48,8 +48,8 @@ class WithTemplate(PlanBuilder):
         super().__init__(request)
         self._collections = VariableCollections()
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
-        self._identities: dict[int, object] = {}
         self._read: dict[object, _Reading] = {}
+        self._read_before: dict[tuple[int, int], _Reading] = {}
         self._complete: dict[tuple[object, object], tuple[Outcome, str]] = {}
         self._differing_targets: set[Key] = set()
 
@@ -65,7 +65,7 @@ class WithTemplate(PlanBuilder):
         self.apply_rules(keys.__getitem__)
         ruled = {keys[name] for name in self.request.ordered.targets}
         rest = like.select(lambda key: key not in ruled) if ruled else like
-        sides = Alignment(self.request, self.detector).of(rest)
+        sides = Alignment(self.request, self.detector, collections).of(rest)
         self._note_prefix(sides.match.removed, "removed from")
         self._note_prefix(sides.match.added, "added to")
         self.rivals = sides.match.rivals
@@ -82,10 +82,11 @@ class WithTemplate(PlanBuilder):
             group, detection = sides.groups[target_path], sides.detections[target_path]
             reached.add(target_path)
             self._match_layer(layer, group, detection, self._reading(group, detection))
-        for path, group in sides.groups.items():
-            if path not in reached:
-                for name, key in group.keys.items():
-                    self._unfilled(key, group, name, sides.detections[path])
+        if len(reached) < len(sides.groups):
+            for path, group in sides.groups.items():
+                if path not in reached:
+                    for name, key in group.keys.items():
+                        self._unfilled(key, group, name, sides.detections[path])
         # A tie between layers of other axes, as a file records it, is not one tensor: both are filled.
         self._tie(Ties.aliases(like), ruled)
         if self.missing and self.unexpected:
@@ -93,12 +94,11 @@ class WithTemplate(PlanBuilder):
         form = (
             "variables" if collections.present else like.metadata.tree_form.get(self.framework.name, "params")
         )
-        order = {key: i for i, key in enumerate(like)}
         self.filled = {key: self.filled[key] for key in like if key in self.filled}
+        order = {key: i for i, key in enumerate(like)} if self.shared else {}
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
         plan = self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
-        specs = like.specs()
-        unfilled = {key: specs[key] for key in (*plan.missing, *plan.allowed_missing) if key in specs}
+        unfilled = {key: like.spec(key) for key in (*plan.missing, *plan.allowed_missing) if key in like}
         return replace(plan, problems=replace(plan.problems, unfilled_specs=unfilled))
 
     def _note_prefix(self, prefix: Key, what: str) -> None:
@@ -107,14 +107,16 @@ class WithTemplate(PlanBuilder):
 
     def _reading(self, group: Group, detection: Detection) -> _Reading:
         """Return every way to read a layer of the template."""
-        if id(detection) not in self._identities:
-            self._identities[id(detection)] = _identity(detection)
-        signature = (group.shapes, self._identities[id(detection)])
-        reading = self._read.get(signature)
+        same = (id(group.shapes), id(detection))  # which both live as long as the plan is made
+        reading = self._read_before.get(same)
         if reading is None:
-            kinds = self.request.registry.kinds
-            interpretations = native_interpretations(detection, kinds, group.specs)
-            reading = self._read[signature] = _Reading(interpretations, object())
+            signature = (group.shapes, _identity(detection))
+            reading = self._read.get(signature)
+            if reading is None:
+                kinds = self.request.registry.kinds
+                interpretations = native_interpretations(detection, kinds, group.specs)
+                reading = self._read[signature] = _Reading(interpretations, object())
+            self._read_before[same] = reading
         return reading
 
     def _propose(self, sides: Sides) -> None:

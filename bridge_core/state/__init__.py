@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         natural_order as natural_order,
         separator_of as separator_of,
         split_name as split_name,
+        split_names as split_names,
         unflatten_tree as unflatten_tree,
     )
     from bridge_core.state.left_out import LeftOut as LeftOut, left_out_note as left_out_note
@@ -79,7 +80,7 @@ else:
             "entries": "mapping_entry read_from_entry require_entry_path select_entry unknown_entry",
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key key_family leaf_path "
-            "module_path natural_order separator_of split_name unflatten_tree",
+            "module_path natural_order separator_of split_name split_names unflatten_tree",
             "left_out": "LeftOut left_out_note",
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
             "dump_metadata load_metadata",

@@ -161,8 +161,10 @@ class FlatState(Mapping[Key, Array]):
     def specs(self) -> dict[Key, TensorSpec]:
         """Return every spec; reads nothing."""
         if self._specs is None:
-            # An array makes its spec each time.
-            self._specs = {key: tensor.spec for key, tensor in self._tensors.items()}
+            # An array makes its spec each time; those that are equal are one object here.
+            shared: dict[tuple[Any, ...], TensorSpec] = {}
+            given = ((key, tensor.spec) for key, tensor in self._tensors.items())
+            self._specs = {key: shared.setdefault((spec.shape, spec.dtype), spec) for key, spec in given}
         return dict(self._specs)
 
     def read(self, key: Key | str, index: Index = ...) -> Array:

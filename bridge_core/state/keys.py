@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from bridge_core.errors import KeyConflict, UnknownKey, UsageError
@@ -24,6 +24,7 @@ __all__ = [
     "natural_order",
     "separator_of",
     "split_name",
+    "split_names",
     "unflatten_tree",
     "unknown_key",
 ]
@@ -181,6 +182,17 @@ def split_name(name: str, separator: str = ".", *, escaped: bool = False) -> Key
         else:
             part += character
     return (*parts, part)
+
+
+def split_names(names: Iterable[str], separator: str = ".", *, escaped: bool = False) -> Iterator[Key]:
+    """Split many flat names as `split_name` does; parts that are equal share one string.
+
+    With names of a hundred thousand tensors, the strings that they do not share take more memory than the
+    processor's cache has, and each search for a key waits for them.
+    """
+    parts: dict[str, str] = {}
+    for name in names:
+        yield tuple([parts.setdefault(part, part) for part in split_name(name, separator, escaped=escaped)])
 
 
 def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str], bool]:

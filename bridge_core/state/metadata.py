@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -181,13 +181,23 @@ class StateMetadata:
         """Return the path of the layer that a key belongs to, and the name of the leaf there."""
         return self._nested.get(key) or (key[:-1], key[-1])
 
+    def owners(self, keys: Iterable[Key]) -> list[LeafKey]:
+        """Return what `owner` gives for each of many keys."""
+        if self._nested:
+            return [self.owner(key) for key in keys]
+        return [(key[:-1], key[-1]) for key in keys]
+
     @functools.cached_property
     def _nested(self) -> dict[Key, LeafKey]:
+        nested_leaves: dict[int, list[str]] = {}  # layers that are alike have one record
+        for info in self.layers.values():
+            if id(info) not in nested_leaves:
+                leaves = (*info.leaves, *info.unclaimed)
+                nested_leaves[id(info)] = [leaf for leaf in leaves if "." in leaf]
         return {
             leaf_path(path, leaf): (path, leaf)
             for path, info in self.layers.items()
-            for leaf in (*info.leaves, *info.unclaimed)
-            if "." in leaf
+            for leaf in nested_leaves[id(info)]
         }
 
     def map_keys(self, rename: Callable[[Key], Key]) -> StateMetadata:

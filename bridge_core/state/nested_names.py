@@ -31,6 +31,7 @@ def flatten_mapping(tree: Mapping[Any, Any]) -> tuple[dict[Key, Any], tuple[Key,
     leaves: dict[Key, Any] = {}
     origins: dict[Key, str] = {}
     empty: list[Key] = []
+    shared: dict[str, str] = {}  # one string for parts that are equal, as in `split_names`
     flat = all(isinstance(name, str) and not _is_node(child) for name, child in tree.items())
     separator = separator_of(tree) if flat else "."
     pending: list[tuple[Key, Any]] = [((), tree)]
@@ -47,7 +48,7 @@ def flatten_mapping(tree: Mapping[Any, Any]) -> tuple[dict[Key, Any], tuple[Key,
         nested: list[tuple[Key, Any]] = []
         for name, child in children:
             parts = split_name(name, separator) if isinstance(name, str) else as_key(name)
-            key = (*path, *parts)
+            key = (*path, *[shared.setdefault(part, part) for part in parts])
             if not _is_node(child) or not len(child):
                 origin = f"{name!r} in {join_key(path)!r}" if path else repr(name)
                 if key in origins:

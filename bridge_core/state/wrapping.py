@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import UsageError, about_tensor
@@ -28,28 +29,27 @@ def wrapped_tensors(tensors: Mapping[Any, Any]) -> tuple[dict[Key, Tensor], tupl
             f"expected a FlatState or a mapping from keys to arrays, got {type(tensors).__name__}.",
             hint='Pass a dict such as {"layers.0.weight": array}.',
         )
-    wrapped: dict[Key, Tensor] = {}
-    sorts: dict[type, str] = {}
-    join = "".join
-    for key, value in tensors.items():
-        kind = type(value)
-        sort = sorts.get(kind)
-        if sort is None:
-            nested = kind in (list, tuple) or isinstance(value, Mapping)
-            sort = sorts[kind] = "nested" if nested else "tensor" if is_tensor(value) else "array"
-        if type(key) is not tuple or sort == "nested":
-            break
-        try:
-            join(key)
-        except TypeError:
-            break
-        wrapped[key] = value if sort == "tensor" else _as_tensor(key, value)
-    else:
-        return wrapped, ()
+    one_of_each = {type(value): value for value in tensors.values()}
+    nested = (kind in (list, tuple) or issubclass(kind, Mapping) for kind in one_of_each)
+    if not any(nested) and _are_keys(tensors):
+        if all(map(is_tensor, one_of_each.values())):
+            return dict(tensors), ()
+        return {key: _as_tensor(key, value) for key, value in tensors.items()}, ()
     from bridge_core.state.nested_names import flatten_mapping
 
     leaves, empty = flatten_mapping(tensors)
     return {key: _as_tensor(key, value) for key, value in leaves.items()}, empty
+
+
+def _are_keys(names: Iterable[Any]) -> bool:
+    """Return whether all names are tuples of strings."""
+    if not set(map(type, names)) <= {tuple}:
+        return False
+    try:
+        deque(map("".join, names), maxlen=0)  # a loop in C: each conversion asks it of all its keys
+    except TypeError:
+        return False
+    return True
 
 
 def _as_tensor(key: Key, value: Any) -> Tensor:

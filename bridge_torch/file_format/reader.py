@@ -17,8 +17,7 @@ from bridge_core import (
     Tensor,
     UnsafeFile,
     UnsupportedFeature,
-    as_key,
-    split_name,
+    split_names,
 )
 from bridge_core.formats import STORED
 from bridge_core.io import ChecksummedRange
@@ -184,8 +183,8 @@ def _state(
     tensors: dict[Key, Tensor] = {}
     ties: dict[Key, Key] = {}
     total = 0
-    for name, ref in weights.tensors.items():
-        key = split_name(name, escaped=True) if escaped else as_key(name)
+    keys = split_names(weights.tensors, escaped=escaped)
+    for key, (name, ref) in zip(keys, weights.tensors.items(), strict=True):
         _check_key(ref.storage.key, file)
         if key in tensors:
             raise KeyConflict(

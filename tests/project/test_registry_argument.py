@@ -29,6 +29,7 @@ WITHOUT = {
     "load_rules",
     "load_values",
     "split_name",
+    "split_names",
     "template",
     "flax_template",
     "meta_model",

@@ -142,6 +142,7 @@ FIRST_VERSION = [
     "SourceFile",
     "Split",
     "split_name",
+    "split_names",
     "Stack",
     "StateMetadata",
     "Step",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 from support.errors import refused
 
-from bridge_core import KeyConflict, RuleError, as_key, join_key, split_name
+from bridge_core import KeyConflict, RuleError, as_key, join_key, split_name, split_names
 from bridge_core.messages import fold_names
 from bridge_core.rules.patterns import Pattern
 from bridge_core.state.keys import (
@@ -29,6 +29,14 @@ plain_keys = st.lists(names, min_size=1, max_size=5).map(tuple)
 @given(keys, st.sampled_from([".", "/"]))
 def test_splitting_undoes_joining_for_any_parts(key, separator):
     assert split_name(join_key(key, separator, escape=True), separator, escaped=True) == key
+
+
+@given(st.lists(st.text("ab.\\/", max_size=6)), st.sampled_from([".", "/"]), st.booleans())
+def test_many_names_are_split_as_one_is_and_share_their_parts(flat, separator, escaped):
+    split = list(split_names(flat, separator, escaped=escaped))
+    assert split == [split_name(name, separator, escaped=escaped) for name in flat]
+    parts = [part for key in split for part in key]
+    assert len({*map(id, parts)}) == len({*parts})
 
 
 @given(st.sets(keys, max_size=6))
