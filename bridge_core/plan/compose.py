@@ -78,11 +78,14 @@ def traced(dropped: Dropped, origin: Mapping[Key, Key]) -> Dropped:
 Group = tuple[list[Step], list[Step]]
 
 
-def _shared(first: Iterable[Step], second: Iterable[Step], makers: Mapping[Key, Step]) -> dict[int, Group]:
+def _shared(first: Sequence[Step], second: Iterable[Step], makers: Mapping[Key, Step]) -> dict[int, Group]:
     """Return, for each first step that is not simply followed by one step of one tensor, its group."""
     group_of: dict[int, Group] = {}
+    none_splits = all(len(step.targets) < 2 for step in first)
     for step in second:
-        if not step.sources or (len(step.sources) == 1 and len(makers[step.sources[0]].targets) == 1):
+        if len(step.sources) < 2 and (
+            none_splits or not step.sources or len(makers[step.sources[0]].targets) == 1
+        ):
             continue
         sources = list({id(makers[key]): makers[key] for key in step.sources}.values())
         groups = {id(group_of[id(m)]): group_of[id(m)] for m in sources if id(m) in group_of}
