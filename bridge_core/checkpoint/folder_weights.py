@@ -10,7 +10,15 @@ from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.checkpoint.weight_files import find_weights, is_training_file
 from bridge_core.errors import BridgeError, ShardError
 from bridge_core.formats import shard_name
-from bridge_core.io import Location, is_unfinished, open_location, parse_json, size_of, system_failures
+from bridge_core.io import (
+    Location,
+    files_in,
+    is_unfinished,
+    open_location,
+    parse_json,
+    size_of,
+    system_failures,
+)
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry
 from bridge_core.state import LeftOut
@@ -36,8 +44,7 @@ def choose_weights(folder: Location, *, format: str | None, layout: str | None, 
         MalformedFile, SystemFailure, UsageError: As `find_weights`.
     """
     chosen = find_weights(folder, format=format, layout=layout, registry=registry).name
-    with system_failures(folder, "listing the folder"):
-        files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    files = files_in(folder)
     alike = [name for name in files if name != chosen and _family(name) == _family(chosen)]
     notes: list[str] = []
     if _is_index(chosen):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
-from bridge_core.errors import BridgeError
+from bridge_core.errors import BridgeError, SystemFailure
 from bridge_core.formats import describe_foreign, is_index
-from bridge_core.io import Location, RemotePath, SourceFile, is_unfinished, unfinished_downloads
+from bridge_core.io import Location, RemotePath, SourceFile, is_unfinished, names_in, unfinished_downloads
 from bridge_core.messages import count, listed
 
 __all__ = ["InPlaceOfWeights", "what_else"]
@@ -43,8 +44,7 @@ def what_else(folder: Location) -> InPlaceOfWeights:
 
 
 def _entries_in(folder: Location) -> list[Location]:
-    entries: Iterable[Location] = folder.iterdir()
-    return sorted(entries, key=lambda entry: entry.name)[:_MOST]
+    return [folder / name for name in names_in(folder)[:_MOST]]
 
 
 def _described(entry: Location) -> str | None:
@@ -89,6 +89,6 @@ def _folders_in(folder: Location) -> list[Location]:
 
 def _has_weights(folder: Location) -> bool:
     try:
-        return any(entry.suffix in _SUFFIXES for entry in folder.iterdir())
-    except OSError:
+        return any(PurePath(name).suffix in _SUFFIXES for name in names_in(folder))
+    except SystemFailure:
         return False
