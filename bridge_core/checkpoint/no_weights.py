@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
+from bridge_core.checkpoint.own_files import way_to_finish
 from bridge_core.errors import BridgeError, SystemFailure
 from bridge_core.formats import describe_foreign, is_index
 from bridge_core.io import Location, RemotePath, SourceFile, is_unfinished, names_in, unfinished_downloads
@@ -39,6 +40,9 @@ def what_else(folder: Location) -> InPlaceOfWeights:
     if begun := unfinished_downloads(folder):
         contents.append(f"the download of {listed(begun)} is not finished")
         way_on = "Finish the download."
+    if finish := way_to_finish([entry.name for entry in entries]):
+        contents.append("the conversion that writes it is not finished")
+        way_on = finish
     contents += [f"{entry.name} is {what}" for entry in entries if (what := _described(entry)) is not None]
     return InPlaceOfWeights("; ".join(contents[:8]), way_on)
 

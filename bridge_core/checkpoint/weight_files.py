@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bridge_core.checkpoint.detect_format import open_file, recognises, speaks_for
 from bridge_core.checkpoint.locations import locate
+from bridge_core.checkpoint.own_files import way_to_finish
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.checkpoint.write_options import StrPath
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
@@ -267,10 +268,12 @@ def _no_weights(folder: Location, usual: tuple[_Name, ...]) -> MalformedFile:
 def _refuse_shards(folder: Location, seen: list[str]) -> None:
     shards = [name for name in seen if (shard := shard_name(name)) is not None and shard.total > 1]
     if shards:
+        finish = way_to_finish(names_in(folder))
+        why = ", since the conversion that writes it is not finished" if finish else ""
         raise ShardError(
-            f"the folder holds {count(len(shards), 'shard')} without an index: {listed(shards)}.",
+            f"the folder holds {count(len(shards), 'shard')} without an index{why}: {listed(shards)}.",
             path=folder,
-            hint="Download the index (*.index.json) into the folder.",
+            hint=finish or "Download the index (*.index.json) into the folder.",
         )
 
 
