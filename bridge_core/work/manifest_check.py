@@ -106,7 +106,7 @@ def verify_manifest(
         registry: The plugins; None for all that are installed.
 
     Raises:
-        SourceNotFound: There is no manifest.
+        SourceNotFound: The manifest does not exist.
         MalformedFile: The manifest is damaged.
         SystemFailure: The system failed to read.
         UsageError: A value is not valid.
