@@ -61,7 +61,8 @@ def load(
         like: A Linen tree, an NNX module or state, a train state, or a template; the result is of the same
             kind and structure. Leaves may be `jax.ShapeDtypeStruct`, with ``sharding`` or without, or arrays,
             which give their own sharding. A leaf without a sharding gets the default device. The dtype of the
-            result is that of the source, or ``dtype``.
+            result is that of the source, or ``dtype``. Of a train state only the weights are filled; other
+            leaves stay unchanged, also abstract ones.
         model: As for `bridge_core.plan_conversion`.
         rules: As for `bridge_core.plan_conversion`.
         recipe: As for `bridge_core.plan_conversion`.

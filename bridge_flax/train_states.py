@@ -145,7 +145,7 @@ def _is_state(tree: Tree, branch: str, empty: Collection[Key], deeper: int, hint
         branch: The branch.
         empty: Paths of empty nodes.
         deeper: How many levels further down to look.
-        hints: Parts of names without one of which there is no train state.
+        hints: Parts of names, one of which every train state has.
     """
     if not deeper or is_collection(branch):
         return False

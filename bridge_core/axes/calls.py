@@ -66,7 +66,7 @@ class Call:
         name: ``pad``, ``unpad``, ``offset``, ``scale`` or ``cast``; ``cut`` is an ``unpad`` that discards.
         args: ``pad`` and ``unpad``: the axis (its name, or its index), the size before, the size after, and
             whether the end may be discarded; a size is an expression, or None to take it from the shapes.
-            The size after may be a `Difference`; then there is no size before.
+            The size after may be a `Difference`, without a size before.
             ``offset`` and ``scale``: the number or an expression, and whether rounding is allowed. ``cast``:
             both dtypes; None for the dtype that a tensor has.
 
@@ -211,7 +211,7 @@ class Call:
 
 
 def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], tuple[Call, ...]]:
-    """Return the equation, or None if there is none, the calls before it, and those after it.
+    """Return the equation (None without one), the calls before it, and those after it.
 
     Without an equation all calls are those before it.
 

@@ -133,7 +133,7 @@ class Parser:
         self.take()
 
     def choice(self, depth: int) -> Node:
-        """Read a sum, or an entry of a config and what counts where there is none."""
+        """Read a sum, or an entry of a config and its default."""
         node = self.sum(depth)
         if self.kind == "name" and self.token == "or":
             if node.sign != "name" or not str(node.value).startswith("config."):

@@ -9,8 +9,8 @@ from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.checkpoint.weight_files import find_weights, is_training_file
 from bridge_core.errors import BridgeError, ShardError
-from bridge_core.formats import shard_name
-from bridge_core.io import Location, is_unfinished, open_location, parse_json, size_of, system_failures
+from bridge_core.formats import read_shard_index, shard_name
+from bridge_core.io import Location, files_in, is_unfinished, open_location, size_of, system_failures
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry
 from bridge_core.state import LeftOut
@@ -36,8 +36,7 @@ def choose_weights(folder: Location, *, format: str | None, layout: str | None, 
         MalformedFile, SystemFailure, UsageError: As `find_weights`.
     """
     chosen = find_weights(folder, format=format, layout=layout, registry=registry).name
-    with system_failures(folder, "listing the folder"):
-        files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    files = files_in(folder)
     alike = [name for name in files if name != chosen and _family(name) == _family(chosen)]
     notes: list[str] = []
     if _is_index(chosen):
@@ -105,11 +104,9 @@ def _shards_of(index: Location) -> set[str]:
     """Return the files that an index names; none if it is damaged, which opening it reports."""
     try:
         with open_location(index) as file:
-            names = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map")
+            return set(read_shard_index(file).weight_map.values())
     except BridgeError:
         return set()
-    values = names.values() if isinstance(names, dict) else ()
-    return {name for name in values if isinstance(name, str)}
 
 
 def _others(files: Iterable[str], chosen: str, registry: Registry) -> list[str]:

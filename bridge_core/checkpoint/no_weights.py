@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
-from bridge_core.errors import BridgeError
+from bridge_core.checkpoint.own_files import way_to_finish
+from bridge_core.errors import BridgeError, SystemFailure
 from bridge_core.formats import describe_foreign, is_index
-from bridge_core.io import Location, RemotePath, SourceFile, is_unfinished, unfinished_downloads
+from bridge_core.io import Location, RemotePath, SourceFile, is_unfinished, names_in, unfinished_downloads
 from bridge_core.messages import count, listed
 
 __all__ = ["InPlaceOfWeights", "what_else"]
@@ -38,13 +40,15 @@ def what_else(folder: Location) -> InPlaceOfWeights:
     if begun := unfinished_downloads(folder):
         contents.append(f"the download of {listed(begun)} is not finished")
         way_on = "Finish the download."
+    if finish := way_to_finish([entry.name for entry in entries]):
+        contents.append("the conversion that writes it is not finished")
+        way_on = finish
     contents += [f"{entry.name} is {what}" for entry in entries if (what := _described(entry)) is not None]
     return InPlaceOfWeights("; ".join(contents[:8]), way_on)
 
 
 def _entries_in(folder: Location) -> list[Location]:
-    entries: Iterable[Location] = folder.iterdir()
-    return sorted(entries, key=lambda entry: entry.name)[:_MOST]
+    return [folder / name for name in names_in(folder)[:_MOST]]
 
 
 def _described(entry: Location) -> str | None:
@@ -89,6 +93,6 @@ def _folders_in(folder: Location) -> list[Location]:
 
 def _has_weights(folder: Location) -> bool:
     try:
-        return any(entry.suffix in _SUFFIXES for entry in folder.iterdir())
-    except OSError:
+        return any(PurePath(name).suffix in _SUFFIXES for name in names_in(folder))
+    except SystemFailure:
         return False

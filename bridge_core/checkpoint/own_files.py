@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 
-__all__ = ["MANIFEST_NAME", "WORK_FOLDER", "describes_old_weights", "manifest_name", "remove_manifest_of"]
+__all__ = [
+    "MANIFEST_NAME",
+    "WORK_FOLDER",
+    "describes_old_weights",
+    "manifest_name",
+    "remove_manifest_of",
+    "way_to_finish",
+]
 
 MANIFEST_NAME = "ckptbridge-manifest.json"
 """Name of the manifest of a folder."""
@@ -28,6 +36,20 @@ def manifest_name(file: str) -> str:
 def describes_old_weights(name: str) -> bool:
     """Return whether an entry of a folder is wrong once the folder's weights are replaced."""
     return name in (MANIFEST_NAME, WORK_FOLDER)
+
+
+def way_to_finish(names: Collection[str]) -> str:
+    """Return how to finish the conversion that writes a folder; an empty text if none is unfinished.
+
+    Args:
+        names: The names in the folder.
+    """
+    if WORK_FOLDER not in names:
+        return ""
+    return (
+        "Run the conversion again with resume=True (--resume), or the parts of its work list that are "
+        "missing, which ckptbridge work finish FILE names."
+    )
 
 
 def remove_manifest_of(file: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from bridge_core.checkpoint.own_files import way_to_finish
 from bridge_core.formats import shard_name
 from bridge_core.io import Location, names_beside
 
@@ -45,17 +46,17 @@ def _shard(path: Location) -> Part | None:
     shard = shard_name(path.name)
     if shard is None or shard.total < 2:
         return None
-    indexes = [
-        name for name in names_beside(path) if name.startswith(shard.head.rstrip("-_.")) and "index" in name
-    ]
+    names = names_beside(path)
+    indexes = [name for name in names if name.startswith(shard.head.rstrip("-_.")) and "index" in name]
     index = next((name for name in indexes if name.endswith(".json")), None)
-    return Part(
-        f"is shard {shard.number} of {shard.total}, which holds only some of the model's tensors",
-        f"Give the index, {path.with_name(index)}, or the folder."
-        if index
-        else "Download the other shards and the index (*.index.json), and give the index or the folder.",
-        "some",
-    )
+    if index:
+        way_on = f"Give the index, {path.with_name(index)}, or the folder."
+    elif finish := way_to_finish(names):
+        way_on = f"The conversion that writes its folder is not finished. {finish}"
+    else:
+        way_on = "Download the other shards and the index (*.index.json), and give the index or the folder."
+    what = f"is shard {shard.number} of {shard.total}, which holds only some of the model's tensors"
+    return Part(what, way_on, "some")
 
 
 _ADAPTERS = ("adapter_model", "adapters", "pytorch_lora_weights")

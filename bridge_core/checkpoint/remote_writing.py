@@ -67,7 +67,7 @@ def write_remote_checkpoint(
         AccessDenied, RemoteFailure: The server does not take it.
         DestinationExists: There are files and ``overwrite`` is off, or the source is read from there.
         NeedsLocalPath: The format's checkpoints are folders.
-        SourceNotFound: There is nothing to write into, such as a missing repository.
+        SourceNotFound: The destination, such as a repository, does not exist.
         VerificationError: What was written differs from the state.
     """
     if isinstance(used, FolderFormat):

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from bridge_core.checkpoint.detect_format import open_file, recognises, speaks_for
 from bridge_core.checkpoint.locations import locate
+from bridge_core.checkpoint.own_files import way_to_finish
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.checkpoint.write_options import StrPath
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format, shard_name
-from bridge_core.io import Location, RemotePath, is_unfinished, open_location, system_failures
+from bridge_core.io import Location, RemotePath, files_in, is_unfinished, names_in, open_location
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, given_registry
 
@@ -141,8 +142,7 @@ def find_weights(
     formats = (registry.format(format),) if format else tuple(registry.formats.values())
     usual = tuple(_names(formats))
     folder = locate(folder, registry)
-    with system_failures(folder, "listing the folder"):
-        files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    files = files_in(folder)
     name_of: dict[str, _Name] = {}
     for file in files:
         for name in usual:
@@ -209,7 +209,7 @@ def _sole_weights(folder: Location, files: list[str], contents: _Contents, usual
             "model.",
         )
     for inner in _inner_folders(folder):
-        _refuse_foreign(folder, [entry.name for entry in inner.iterdir()], inner, contents.registry)
+        _refuse_foreign(folder, names_in(inner), inner, contents.registry)
     raise _no_weights(folder, usual)
 
 
@@ -226,10 +226,11 @@ def _refuse_foreign(folder: Location, files: Iterable[str], holding: Location, r
 
 def _inner_folders(folder: Location) -> Sequence[Location]:
     """Return some of the folders in a folder; none that cannot be listed, and no links."""
+    names = names_in(folder)
     if isinstance(folder, RemotePath):  # each costs a request
-        return [entry for entry in folder.iterdir() if entry.is_dir()][:_MOST_INNER_REMOTE]
-    inner = [entry for entry in sorted(folder.iterdir())[:_MOST_INNER] if not entry.is_symlink()]
-    return [entry for entry in inner if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
+        return [inner for name in names if (inner := folder / name).is_dir()][:_MOST_INNER_REMOTE]
+    entries = [entry for name in names[:_MOST_INNER] if not (entry := folder / name).is_symlink()]
+    return [entry for entry in entries if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
 
 
 def _of_one_save(files: list[str]) -> str | None:
@@ -267,10 +268,12 @@ def _no_weights(folder: Location, usual: tuple[_Name, ...]) -> MalformedFile:
 def _refuse_shards(folder: Location, seen: list[str]) -> None:
     shards = [name for name in seen if (shard := shard_name(name)) is not None and shard.total > 1]
     if shards:
+        finish = way_to_finish(names_in(folder))
+        why = ", since the conversion that writes it is not finished" if finish else ""
         raise ShardError(
-            f"the folder holds {count(len(shards), 'shard')} without an index: {listed(shards)}.",
+            f"the folder holds {count(len(shards), 'shard')} without an index{why}: {listed(shards)}.",
             path=folder,
-            hint="Download the index (*.index.json) into the folder.",
+            hint=finish or "Download the index (*.index.json) into the folder.",
         )
 
 

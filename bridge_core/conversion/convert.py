@@ -293,6 +293,7 @@ def convert(
         ):
             if manifest:
                 from bridge_core.conversion.manifests import refuse_without_files, write_manifest
+                from bridge_core.conversion.prepared_work import PlannedConversion
 
                 refuse_without_files(destined, writing, registry, layout=result.layout)
             saved = write_checkpoint(result, destined, writing, registry)
@@ -300,10 +301,7 @@ def convert(
             sidecar_files = tuple(folder / name for name in writing.sidecar_files)
             if manifest:
                 write_manifest(
-                    source,
-                    plan,
-                    known,
-                    options,
+                    PlannedConversion(source, plan, known, options),
                     saved,
                     sidecar_files,
                     registry,

@@ -12,10 +12,10 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
 from bridge_core.errors import BridgeError, ConversionWarning, UsageError
 from bridge_core.io import is_location, shown_path
-from bridge_core.messages import for_memory
+from bridge_core.messages import for_memory, listed
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
-from bridge_core.state import FlatState, Key, as_state
+from bridge_core.state import FlatState, Key, as_state, join_key
 
 __all__ = ["from_neutral", "to_neutral"]
 
@@ -23,7 +23,7 @@ __all__ = ["from_neutral", "to_neutral"]
 def to_neutral(
     value: Any,
     *,
-    framework: str,
+    framework: str | None = None,
     module: Any = None,
     rules: Rules = (),
     accept_guesses: bool = False,
@@ -33,7 +33,8 @@ def to_neutral(
 
     Args:
         value: The object; it is not changed. Its values are read when those of the result are.
-        framework: Name of the framework of the object.
+        framework: Name of the framework of the object; None for the one that accepts it, or else for the
+            only one that the names of its tensors match.
         module: A live module of the same framework, whose types are evidence.
         rules: Rules, or the path of a rule file; they go before all other evidence.
         accept_guesses: Whether names may decide what a layer is, where no evidence does.
@@ -41,26 +42,50 @@ def to_neutral(
 
     Raises:
         RuleError: A rule is wrong, or matches no key.
-        UsageError: The object or the module is of another framework.
+        UsageError: The object or the module is of another framework, or its framework is not known.
         UnsupportedFeature: A tensor has a dtype or is of a kind that cannot be converted.
     """
     registry = given_registry(registry)
-    registry.framework(framework)
+    if framework is not None:
+        registry.framework(framework)
     permissions = Permissions.of(accept_guesses)
     options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
     state = state_of(value, registry, what="object", purpose=options)
     if state.layout is None:
-        state = state.replace(layout=framework)
-    if state.layout != framework:
+        layout = framework or registry.layout_of(state.specs())
+        if layout is None:
+            names = listed(map(join_key, state), 3) or "none"
+            raise _unknown_framework(f"the object from the names of its tensors ({names})", registry)
+        state = state.replace(layout=layout)
+    if state.layout == "neutral" or framework not in (None, state.layout):
+        expected = framework or "a framework's"
         raise UsageError(
-            f"expected {framework} weights, got an object that holds {state.layout} weights.",
+            f"expected {expected} weights, got an object that holds {state.layout} weights.",
             hint=f"Use bridge_{state.layout}.to_neutral."
             if state.layout in ("torch", "flax")
-            else f"Pass {framework} weights.",
+            else f"Pass {expected} weights.",
         )
     with _named_in_memory():
         state, plan = complete_plan(state, options, registry)
         return plan.apply(state)
+
+
+def _framework_of(like: Any, registry: Registry) -> str:
+    """Return the framework that accepts a template.
+
+    Raises:
+        UsageError: None does.
+    """
+    framework = None if like is None else registry.framework_of(like)
+    if framework is None:
+        evidence = "without like=" if like is None else f"from like=, of the type {type(like).__name__}"
+        raise _unknown_framework(f"the result {evidence}", registry)
+    return framework.name
+
+
+def _unknown_framework(of_what: str, registry: Registry) -> UsageError:
+    names = " or ".join(f'framework="{name}"' for name in registry.frameworks)
+    return UsageError(f"cannot determine the framework of {of_what}.", hint=f"Pass {names}.")
 
 
 @contextlib.contextmanager
@@ -78,7 +103,7 @@ def _named_in_memory() -> Iterator[None]:
 def from_neutral(
     neutral: Mapping[Key, Any],
     *,
-    framework: str,
+    framework: str | None = None,
     like: Any = None,
     rules: Rules = (),
     accept_guesses: bool = False,
@@ -95,7 +120,7 @@ def from_neutral(
 
     Args:
         neutral: A neutral state, or a plain mapping with neutral names and axes; it is not changed.
-        framework: Name of the framework of the result.
+        framework: Name of the framework of the result; None for the one that accepts ``like``.
         like: The structure of the result; it is not changed. Keys that `allow_missing` leaves unfilled get
             the values of ``like``.
         rules: Rules, or the path of a rule file; they go before all other evidence.
@@ -116,7 +141,7 @@ def from_neutral(
         UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         UnsupportedLayerError: The framework has no place for some layers.
         RuleError: A rule is wrong, or matches no key.
-        UsageError: The state is not neutral, or ``like`` is of another framework.
+        UsageError: The state is not neutral, ``like`` is of another framework, or no framework is known.
     """
     registry = given_registry(registry)
     state = as_state(neutral)
@@ -126,10 +151,13 @@ def from_neutral(
             hint="Convert it with to_neutral first.",
         )
     if is_location(like):
+        owner = framework or "a framework"
         raise UsageError(
-            f"expected like= to be a live object of {framework}, got the path {shown_path(like)!r}.",
+            f"expected like= to be a live object of {owner}, got the path {shown_path(like)!r}.",
             hint="Load it with the framework first, or use bridge_core.convert, whose like= may be a path.",
         )
+    if framework is None:
+        framework = _framework_of(like, registry)
     state = state.replace(layout="neutral")
     permissions = Permissions.of(
         accept_guesses,

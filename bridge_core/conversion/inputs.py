@@ -206,7 +206,7 @@ def _sort_of(value: Any) -> str:
 
 
 def _with_matching_layout(state: FlatState, registry: Registry) -> FlatState:
-    """Return a state in the only layout that its keys match; without a layout if there is not one."""
+    """Return a state in the layout that its keys match; unchanged if it is not just one."""
     layout = registry.layout_of(state.specs())
     if layout is None:
         return state

@@ -34,7 +34,7 @@ class TargetState:
     Args:
         state: Lazy tensors under the keys of the template, with those of ``unfilled`` from the template.
         plan: The plan that made them.
-        unfilled: The keys for which there is no source, as the caller allows.
+        unfilled: The keys without a source, as the caller allows.
         registry: The plugins.
     """
 

@@ -17,13 +17,11 @@ from bridge_core.checkpoint import (
     manifest_name,
     open_state,
 )
-from bridge_core.conversion.options import ConversionOptions
-from bridge_core.conversion.prepared_work import plan_digest, source_identity, versions_of
+from bridge_core.conversion.prepared_work import PlannedConversion, source_identity
 from bridge_core.errors import NeedsLocalPath, UsageError, VerificationError
 from bridge_core.formats import FolderFormat
 from bridge_core.io import CommitsFolders, Location, RemotePath
-from bridge_core.plan import Plan
-from bridge_core.plugins import Guidance, Registry
+from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
 from bridge_core.transfer import Budget, run_jobs
 from bridge_core.work import Manifest, SourceIdentity, WrittenFile, specs_digest, tensor_sums
@@ -67,10 +65,7 @@ def refuse_without_files(
 
 
 def write_manifest(
-    source: FlatState,
-    plan: Plan,
-    known: Guidance,
-    options: ConversionOptions,
+    planned: PlannedConversion,
     saved: Saved,
     sidecar_files: Iterable[Location],
     registry: Registry,
@@ -81,10 +76,7 @@ def write_manifest(
     """Write the manifest next to what was written, whose files are read once more.
 
     Args:
-        source: The state of the source.
-        plan: The plan.
-        known: What a model library adds.
-        options: The options of the conversion.
+        planned: What was converted.
         saved: What was written.
         sidecar_files: Files that were copied next to it.
         registry: The plugins.
@@ -101,9 +93,9 @@ def write_manifest(
     with_tensors = weights or [last]
     files = [_written_file(file, saved, registry, budget) for file in with_tensors]
     files += map(WrittenFile.of, (*([last] if weights else []), *map(_afresh, sidecar_files)))
-    text, identity = _named_source(source)
-    versions = versions_of(plan, source, known, used, registry, options)
-    manifest = Manifest(text, identity, plan_digest(plan), versions, saved.format, tuple(files))
+    text, identity = _named_source(planned.source)
+    versions = planned.versions(used, registry)
+    manifest = Manifest(text, identity, planned.digest(), versions, saved.format, tuple(files))
     folder = destination_at(last.parent, registry)
     name = MANIFEST_NAME if is_folder else manifest_name(last.name)
     document = manifest.to_text().encode()

@@ -35,15 +35,74 @@ from bridge_core.transfer import Progress
 from bridge_core.work import ListedFile, SourceIdentity, WorkFolder, WorkList, identity_of_source, json_digest
 
 __all__ = [
-    "Running",
+    "PlannedConversion",
     "PreparedWork",
+    "Running",
     "place_in",
-    "plan_digest",
     "prepared_work",
     "source_identity",
-    "versions_of",
     "work_folder",
 ]
+
+
+@dataclass(frozen=True)
+class PlannedConversion:
+    """A source and its plan, of which lists and manifests record a digest and versions.
+
+    Args:
+        source: The state of the source.
+        plan: The plan.
+        known: What a model library adds.
+        options: The options of the conversion.
+    """
+
+    source: FlatState
+    plan: Plan
+    known: Guidance
+    options: ConversionOptions
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what the plan does: its steps and ties, without notes and warnings."""
+        plan = self.plan
+        steps = [
+            [
+                [join_key(key, escape=True) for key in step.sources],
+                [join_key(key, escape=True) for key in step.targets],
+                [op.to_json() for op in step.ops],
+            ]
+            for step in plan.steps
+        ]
+        ties = {join_key(a, escape=True): join_key(b, escape=True) for a, b in plan.ties.items()}
+        return json_digest([plan.source_layout, plan.target_layout, steps, ties])
+
+    def versions(self, used: Format | FolderFormat, registry: Registry) -> dict[str, str]:
+        """Return the versions of ckptbridge and of the plugins that take part in the conversion.
+
+        Args:
+            used: The format of what is written.
+            registry: The plugins.
+        """
+        from importlib import metadata
+
+        named = {
+            ("frameworks", self.plan.source_layout),
+            ("frameworks", self.plan.target_layout),
+            ("formats", self.source.metadata.provenance.get("format", "")),
+            ("formats", used.name),
+        }
+        if self.known.model is not None or self.known.like is not None or self.known.sidecar_files:
+            named.update(("libraries", name) for name in registry.libraries)
+        recipe = self.options.recipe
+        recipe = recipe[0] if isinstance(recipe, tuple) else recipe
+        named.add(("recipes", recipe if isinstance(recipe, str) else ""))
+        named.update(("kinds", kind) for kind in self.plan.metadata.providers)
+        plugins = (registry.foreign_plugin(table, name) for table, name in sorted(named))
+        versions = {plugin.distribution: plugin.version for plugin in plugins if plugin is not None}
+        try:
+            versions["ckptbridge"] = metadata.version("ckptbridge")
+        except metadata.PackageNotFoundError:
+            versions["ckptbridge"] = ""
+        return versions
 
 
 @dataclass(frozen=True)
@@ -152,13 +211,14 @@ def prepared_work(
                     hint='Pass format="safetensors" (--format safetensors), or convert in one part.',
                 )
             files = plan_files(written, used, writing)
+            planned = PlannedConversion(state, plan, known, options)
             work = WorkList(
                 source,
                 source_identity(state, tuple(writing.sidecar_files)),
                 destination,
                 data,
-                plan_digest(plan),
-                versions_of(plan, state, known, used, registry, options),
+                planned.digest(),
+                planned.versions(used, registry),
                 *plugins_as_data(registry),
                 used.name,
                 tuple(
@@ -187,60 +247,6 @@ def source_identity(state: FlatState, sidecar_files: tuple[str, ...] = ()) -> So
     place = location_of(state)
     assert place is not None
     return identity_of_source(place, state.specs(), sidecar_files)
-
-
-def plan_digest(plan: Plan) -> str:
-    """Return the SHA-256 of what a plan does: its steps and ties, without notes and warnings."""
-    steps = [
-        [
-            [join_key(key, escape=True) for key in step.sources],
-            [join_key(key, escape=True) for key in step.targets],
-            [op.to_json() for op in step.ops],
-        ]
-        for step in plan.steps
-    ]
-    ties = {join_key(a, escape=True): join_key(b, escape=True) for a, b in plan.ties.items()}
-    return json_digest([plan.source_layout, plan.target_layout, steps, ties])
-
-
-def versions_of(
-    plan: Plan,
-    state: FlatState,
-    known: Guidance,
-    used: Format | FolderFormat,
-    registry: Registry,
-    options: ConversionOptions,
-) -> dict[str, str]:
-    """Return the versions of ckptbridge and of the plugins that take part in a conversion.
-
-    Args:
-        plan: The plan.
-        state: The state of the source.
-        known: What a model library adds.
-        used: The format of what is written.
-        registry: The plugins.
-        options: The options of the conversion.
-    """
-    from importlib import metadata
-
-    named = {
-        ("frameworks", plan.source_layout),
-        ("frameworks", plan.target_layout),
-        ("formats", state.metadata.provenance.get("format", "")),
-        ("formats", used.name),
-    }
-    if known.model is not None or known.like is not None or known.sidecar_files:
-        named.update(("libraries", name) for name in registry.libraries)
-    recipe = options.recipe[0] if isinstance(options.recipe, tuple) else options.recipe
-    named.add(("recipes", recipe if isinstance(recipe, str) else ""))
-    named.update(("kinds", kind) for kind in plan.metadata.providers)
-    plugins = (registry.foreign_plugin(table, name) for table, name in sorted(named))
-    versions = {plugin.distribution: plugin.version for plugin in plugins if plugin is not None}
-    try:
-        versions["ckptbridge"] = metadata.version("ckptbridge")
-    except metadata.PackageNotFoundError:
-        versions["ckptbridge"] = ""
-    return versions
 
 
 def work_folder(work: WorkList, registry: Registry) -> WorkFolder:

@@ -112,7 +112,7 @@ def with_recipe(
     The source gets the layout of the side that it is one of, where its names do not show another.
 
     Raises:
-        UsageError: There is no such recipe, or it makes another layout than the conversion.
+        UsageError: The recipe is not installed, or makes another layout than the conversion.
         RuleError: The checkpoint is one of neither side.
     """
     recipe = named_recipe(options.recipe, registry)

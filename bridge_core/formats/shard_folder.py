@@ -7,7 +7,7 @@ from collections.abc import Collection, Container, Iterable
 from typing import NamedTuple
 
 from bridge_core.errors import ShardError
-from bridge_core.io import Location, RemotePath, control_file, system_failures, unfinished_downloads
+from bridge_core.io import Location, RemotePath, control_file, names_in, unfinished_downloads
 from bridge_core.messages import count, listed
 
 __all__ = ["ShardFolder", "ShardName", "check_complete", "compare_folder", "shard_name"]
@@ -157,5 +157,4 @@ def _listed(folder: Location) -> list[str]:
     """Return the names in a folder, sorted; none of one at a URL that its server does not list."""
     if isinstance(folder, RemotePath):
         return list(folder.listed_names())
-    with system_failures(folder, "listing the folder"):
-        return sorted(entry.name for entry in folder.iterdir())
+    return names_in(folder)

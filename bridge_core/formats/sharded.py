@@ -276,8 +276,8 @@ def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
 def partition(state: FlatState, limit: int, names: ShardNames) -> list[list[Key]]:
     """Divide keys over shards of at most ``limit`` bytes of tensors, in their order.
 
-    A tensor larger than the limit gets a shard of its own; tied keys go where the canonical key goes. There
-    is at least one shard, and none is empty unless there are no keys.
+    A tensor larger than the limit gets a shard of its own; tied keys go where the canonical key goes. No
+    shard is empty, but for the only one of a state without keys.
 
     Args:
         state: The state; only its specs and ties are used.

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from bridge_core.io.location import (
         Location as Location,
         exists_beside as exists_beside,
+        files_in as files_in,
         is_location as is_location,
         names_beside as names_beside,
+        names_in as names_in,
         open_listed as open_listed,
         open_location as open_location,
         shown_path as shown_path,
@@ -97,8 +99,8 @@ else:
             "downloads": "control_file is_unfinished unfinished_downloads",
             "fetching": "fetch_memory stopped_by",
             "file_system": "CommitsFolders FileSystem RangeAnswer RemoteEntry WritableFileSystem",
-            "location": "Location exists_beside is_location names_beside open_listed open_location "
-            "shown_path size_of",
+            "location": "Location exists_beside files_in is_location names_beside names_in open_listed "
+            "open_location shown_path size_of",
             "machine": "limit_process machine_memory memory_limit processors return_freed_memory",
             "page_cache": "cached_nbytes can_drop_pages drop_pages finish_writeback start_writeback",
             "range_parts": "JOINED_GAP",

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bridge_core.io.location import Location
+from bridge_core.errors import SystemFailure
+from bridge_core.io.location import Location, names_in
 from bridge_core.io.remote_path import RemotePath
 
 __all__ = ["control_file", "is_unfinished", "unfinished_downloads"]
@@ -73,6 +74,6 @@ def _names(folder: Location) -> list[str]:
     if isinstance(folder, RemotePath):
         return list(folder.seen_names())
     try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError:  # the names only complete a message
+        return names_in(folder)
+    except SystemFailure:  # the names only complete a message
         return []

@@ -63,7 +63,7 @@ class FileSystem(Protocol):
     """The beginnings of its URLs, without ``://``: ``("s3",)``."""
 
     def pinned(self, url: str) -> str:
-        """Return the URL of what is there now, or the same URL if there are no versions.
+        """Return the URL of what is there now, or the same URL without versions.
 
         It is called once, when a source is opened: a branch becomes a commit.
 
@@ -145,11 +145,11 @@ class CommitsFolders(FileSystem, Protocol):
             url: The destination folder; not a URL that `pinned` returned.
             folder: The local folder.
             names: Paths of the files below it, with ``/``, at least one.
-            removed: Names of files of the destination folder that the same step removes; the argument is
-                left out where there are none.
+            removed: Names of files of the destination folder that the same step removes; without
+                such files the argument is left out.
 
         Raises:
-            SourceNotFound: There is nothing to write into, such as a missing repository.
+            SourceNotFound: The destination, such as a repository, does not exist.
             AccessDenied: The server does not permit writing.
             RemoteFailure: The upload failed; nothing was changed.
         """

@@ -6,16 +6,19 @@ import os
 from pathlib import Path
 from typing import TypeGuard
 
-from bridge_core.errors import AccessDenied, MalformedFile, SourceNotFound, UnsafeFile
+from bridge_core.errors import AccessDenied, MalformedFile, SourceNotFound, SystemFailure, UnsafeFile
 from bridge_core.io.remote_path import RemotePath
 from bridge_core.io.source_file import SourceFile
+from bridge_core.io.system_errors import system_failures
 from bridge_core.io.urls import scheme_of, shown_url
 
 __all__ = [
     "Location",
     "exists_beside",
+    "files_in",
     "is_location",
     "names_beside",
+    "names_in",
     "open_listed",
     "open_location",
     "shown_path",
@@ -119,13 +122,34 @@ def exists_beside(place: Location) -> bool:
         return False
 
 
+def names_in(folder: Location) -> list[str]:
+    """Return the sorted names in a folder.
+
+    Raises:
+        NeedsLocalPath: The server does not list folders.
+        SystemFailure: The system or the server does not list this one.
+    """
+    with system_failures(folder, "listing the folder"):
+        return sorted(entry.name for entry in folder.iterdir())
+
+
+def files_in(folder: Location) -> list[str]:
+    """Return the sorted names of the files in a folder, and of links to files.
+
+    Raises:
+        NeedsLocalPath, SystemFailure: As `names_in`.
+    """
+    with system_failures(folder, "listing the folder"):
+        return [name for name in names_in(folder) if (folder / name).is_file()]
+
+
 def names_beside(place: Location) -> list[str]:
     """Return the sorted names in the folder around a place; none if it cannot be listed."""
     if isinstance(place, RemotePath):
         return list(place.parent.listed_names())
     try:
-        return sorted(entry.name for entry in place.absolute().parent.iterdir())
-    except OSError:  # the file may be readable where its folder cannot be listed
+        return names_in(place.absolute().parent)
+    except SystemFailure:  # the file may be readable where its folder cannot be listed
         return []
 
 

@@ -68,7 +68,7 @@ def memory_limit() -> int:
     """Return the bytes of memory that this process and the page cache of its files may take.
 
     It is the least of the machine's memory and the limits of its control groups, such as a container's; where
-    there are none (macOS, Windows), the machine's memory.
+    none exist (macOS, Windows), the machine's memory.
     """
     limits = [machine_memory()]
     with contextlib.suppress(OSError, ValueError):

@@ -76,7 +76,7 @@ class RemoteFile(SourceFile):
 
     @property
     def fd(self) -> int:
-        """There is no descriptor.
+        """Raise an error, since a file at a URL has no descriptor.
 
         Raises:
             NeedsLocalPath: Always.

@@ -47,7 +47,7 @@ class RemotePath:
         """Return the path of a URL, with a commit in place of a branch if there are commits.
 
         Raises:
-            SourceNotFound: There is no such thing to pin.
+            SourceNotFound: Nothing is at the URL.
             AccessDenied, RemoteFailure: The server does not answer.
         """
         return cls(system, repeated(lambda: system.pinned(url), _ASKING, shown_url(url)))

@@ -175,7 +175,7 @@ def only(op: Op, specs: Specs) -> TensorSpec:
     """Return the single spec that a one-to-one op takes.
 
     Raises:
-        PlanError: There is none, or more than one.
+        PlanError: It gets none, or more than one.
     """
     check_count(op, specs, 1)
     return specs[0]

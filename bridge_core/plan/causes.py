@@ -97,9 +97,7 @@ class Cause:
 
 
 def causes_of(specs: Mapping[Key, TensorSpec]) -> tuple[Cause, ...]:
-    """Return the causes that names and dtypes show.
-
-    There are none where all tensors may be plain weights.
+    """Return the causes that names and dtypes show; none if all may be plain weights.
 
     Args:
         specs: The source's specs, in any layout.

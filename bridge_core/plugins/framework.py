@@ -17,7 +17,7 @@ class Framework(Protocol):
 
     An adapter may have one more attribute, ``channels``: ``"first"`` or ``"last"``, where its feature maps
     have their channels. Between two that differ, a conversion warns of linear layers next to flattened
-    feature maps, and of norms over channels and space. Without the attribute there are no such warnings.
+    feature maps, and of norms over channels and space. Without the attribute it does not warn.
     ``needs_template``, True where `build` refuses ``like=None``, as objects are made of more than tensors.
     """
 

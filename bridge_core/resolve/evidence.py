@@ -49,8 +49,8 @@ class Detection:
     """What a group is by the evidence.
 
     Args:
-        evidence: The evidence that decided it; ``undecided`` if several readings remain, ``unclaimed`` if
-            there is none.
+        evidence: The evidence that decided it; ``undecided`` if several readings remain, ``unclaimed``
+            without evidence.
         transform: The layer; None for plain parameters, and while undecided or unclaimed.
         candidates: What it may be while undecided; None among them is plain parameters.
         leaves: Names of the leaves that belong to the layer. While undecided, those of every candidate.

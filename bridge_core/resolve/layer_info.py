@@ -15,7 +15,7 @@ __all__ = ["is_usual", "layer_info", "parameter_evidence"]
 
 
 def parameter_evidence(group: Group, name: str, detection: Detection, own_names: Iterable[LayerNames]) -> str:
-    """Return the evidence that a leaf is a plain parameter; ``unclaimed`` if there is none.
+    """Return the evidence that a leaf is a plain parameter; ``unclaimed`` without evidence.
 
     Args:
         group: The leaves at its path.

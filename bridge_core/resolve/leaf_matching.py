@@ -78,7 +78,7 @@ class Outcome:
 def match_leaves(
     source: Sequence[Interpretation], target: Sequence[Interpretation], auxiliary_tensors: frozenset[str]
 ) -> tuple[Outcome, ...]:
-    """Return the outcomes that remain possible: several if the match is ambiguous, none if there is none.
+    """Return the outcomes that remain possible: several if the match is ambiguous, or none.
 
     Args:
         source: Interpretations of the source.

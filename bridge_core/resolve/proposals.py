@@ -54,7 +54,7 @@ class Remains:
 
 
 def proposed_renames(remains: Remains) -> Proposal | None:
-    """Return the rules that pair what is left, as far as there is one way only; None if there are none."""
+    """Return the rules that pair what is left in the only possible way, or None."""
     sides = remains.sides
     match = sides.match
     layers = {

@@ -30,7 +30,7 @@ def find_rivals(
     chosen: PrefixChoice,
     fits: Callable[[Key, Key], bool] | None = None,
 ) -> Rivals | None:
-    """Return the prefixes between which nothing decides, on whichever side they are; None if there are none.
+    """Return the prefixes of one side between which nothing decides; None if one is best.
 
     Args:
         sources: The source's paths.

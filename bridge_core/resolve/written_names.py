@@ -166,7 +166,7 @@ def _of_specs(
 
 
 def keys_named(text: str, keys: Iterable[Key], spellings: Spellings) -> set[Key]:
-    """Return the keys that a user's name or pattern means; none if there are none.
+    """Return the keys that a user's name or pattern means, if any.
 
     The printed name of a key comes first, then shorter names, then both with slashes for dots, then patterns.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.rules.file_head import HEAD_KEYS as HEAD_KEYS
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.pattern_index import KeyIndex as KeyIndex, PatternIndex as PatternIndex
     from bridge_core.rules.patterns import Captures as Captures, Pattern as Pattern
@@ -38,6 +39,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "file_head": "HEAD_KEYS",
             "overlaps": "overlapping",
             "pattern_index": "KeyIndex PatternIndex",
             "patterns": "Captures Pattern",

@@ -178,7 +178,7 @@ class When:
             sizes: Name -> its size, as the rule states it.
 
         Raises:
-            RuleError: A condition is about the config, and there is none; or a comparison has no value.
+            RuleError: A condition needs a config and gets none, or a comparison has no value.
         """
         if self.is_met is False:
             return False

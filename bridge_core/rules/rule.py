@@ -369,7 +369,7 @@ class Rule:
             config: The checkpoint's config; None if there is none.
 
         Raises:
-            RuleError: A condition is about the config, and there is none.
+            RuleError: A condition needs a config and gets none.
         """
         try:
             return self.when.holds(shape, self._condition_axes, config, self.sizes)

@@ -27,8 +27,7 @@ def resolve_sizes(
             it: shapes may still show these sizes. None if that is an error at once.
 
     Raises:
-        RuleError: A size is an entry of the config, and there is no config or no such entry; or it is not a
-            whole number.
+        RuleError: A size is an entry of the config that is missing, or it is not a whole number.
     """
     lookup = SizeLookup(rule.sizes, config)
     sizes = _bounds(rule, lookup) if rule.where.bounded else {}

@@ -78,8 +78,8 @@ def may_be_tied(one: TensorSpec, other: TensorSpec) -> bool:
 def held_ties(state: FlatState) -> dict[Key, Key]:
     """Return the ties of a state that match its tensors, as a file may record them.
 
-    Both ends of each tie are tensors of the state that can hold the same values. There are no circles: the
-    key of a circle that is listed first is the canonical one.
+    Both ends of each tie are tensors of the state that can hold the same values. Circles are opened: the key
+    that is listed first is the canonical one.
     """
     possible = {
         key: other

@@ -31,7 +31,7 @@ class VariableCollections:
     present: bool = False
     boxed: frozenset[Key] = frozenset()
     default: str = field(init=False)
-    """The collection of all leaves that no other collection names; empty if there are no collections."""
+    """The collection of all leaves that no other collection names; empty without collections."""
     _by_leaf: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class VariableCollections:
         return cls(leaves, named)
 
     def of(self, kind: str | None, leaf: str) -> str:
-        """Return the collection that a leaf is usually in; empty if there are none.
+        """Return the collection that a leaf is usually in; empty without collections.
 
         Args:
             kind: Kind of the leaf's layer; None if no layer is known, which gives the default.

@@ -145,7 +145,7 @@ class FileSystemWriting(FileSystemHarness):
     def _content(self, url: str) -> bytes:
         """Return what is at a URL now."""
         entry = outcome_of(self.system.entry, url).value
-        assert isinstance(entry, RemoteEntry), "after an upload there is no file: `entry` gave None"
+        assert isinstance(entry, RemoteEntry), "an uploaded file does not exist: `entry` gave None"
         if not entry.size:
             return b""
         outcome = outcome_of(self._read, url, 0, entry.size, entry)

@@ -236,7 +236,7 @@ class FolderFormatContract(
             self.contents(path, 4)
         except UsageError:
             return
-        pytest.fail("contents was asked for step 4, which there is not. Raise UsageError.")
+        pytest.fail("contents was asked for step 4, which does not exist. Raise UsageError.")
 
     def test_items_are_listed_and_read_by_name(self, path: Path) -> None:
         """The item that was written is read, with its name and without."""
@@ -253,7 +253,7 @@ class FolderFormatContract(
             self.format.open_folder(SourceFolder(path), item="absent")
         except UsageError:
             return
-        pytest.fail("open_folder was asked for the item 'absent', which there is not. Raise UsageError.")
+        pytest.fail("open_folder was asked for the item 'absent', which does not exist. Raise UsageError.")
 
     # Damage
 

@@ -113,7 +113,7 @@ class RecipeContract(ABC):
         for key in ("title", "facts", "licence"):
             assert getattr(recipe.header, key), f"{recipe.path.name}: recipe.{key} is empty"
         rules = load_rules(recipe.path)
-        assert rules, f"{recipe.path.name}: there is no rule"
+        assert rules, f"{recipe.path.name}: the file has no rules"
         for rule in rules:
             try:
                 rule.reversed()
@@ -222,7 +222,7 @@ class RecipeContract(ABC):
             with open_state(way.file, registry=way.registry) as state:
                 for name in chosen if len(names) > 1 else ():
                     less = state.select(lambda key, name=name: name not in _spellings(key))  # type: ignore[misc]
-                    assert len(less) == len(state) - 1, f"{way}: there is no {name}"
+                    assert len(less) == len(state) - 1, f"{way}: {name} is missing"
                     assert way.refuses(less), (
                         f"{way}: converted without {name}: its rule may not be optional, or the sample names "
                         "it in may_lack"

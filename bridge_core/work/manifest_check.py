@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge_core.checkpoint import MANIFEST_NAME, checksum, is_weights_name, locate, manifest_name, open_state
 from bridge_core.errors import BridgeError, NeedsLocalPath, SourceNotFound, SystemFailure
-from bridge_core.io import Location, open_location
+from bridge_core.io import Location, names_in, open_location
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.state import FlatState, join_key
@@ -106,7 +106,7 @@ def verify_manifest(
         registry: The plugins; None for all that are installed.
 
     Raises:
-        SourceNotFound: There is no manifest.
+        SourceNotFound: The manifest does not exist.
         MalformedFile: The manifest is damaged.
         SystemFailure: The system failed to read.
         UsageError: A value is not valid.
@@ -157,7 +157,7 @@ def _extra_files(manifest: Manifest, folder: Location, registry: Registry) -> li
     weights = is_weights_name(registry.formats.values())
     known = {file.name for file in manifest.files}
     try:
-        names = sorted(place.name for place in folder.iterdir())
+        names = names_in(folder)
     except NeedsLocalPath:  # the server does not list folders
         return []
     return [

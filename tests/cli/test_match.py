@@ -37,6 +37,25 @@ def test_it_writes_the_rules_once(files):
     assert run(files / "a.safetensors", "--like", files / "b.msgpack").stdout == text
 
 
+@pytest.mark.parametrize("name", ["b.msgpack", "pyproject.toml"])
+def test_only_rules_are_replaced(files, name):
+    (files / "pyproject.toml").write_text('[project]\nname = "net"\n[[rule]]\nsource = "a"\n')
+    before = (files / name).read_bytes()
+    args = (files / "none.safetensors", "--like", files / "b.msgpack", "--overwrite", "-o", files / name)
+    refused = run(*args)
+    assert refused.exit_code == 1
+    assert f"{name}: the file (-o) exists, and is not a rule file" in " ".join(refused.stderr.split())
+    assert (files / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "# my notes\n", 'source = "torch"\n[[rule]]\nsource = 3\n'])
+def test_rules_that_are_wrong_or_begun_are_replaced(files, text):
+    (files / "rules.toml").write_text(text)
+    args = (files / "a.safetensors", "--like", files / "b.msgpack", "-o", files / "rules.toml")
+    assert run(*args, "--overwrite").exit_code == 0
+    assert "[[rule]]" in (files / "rules.toml").read_text()
+
+
 def test_what_is_open_ends_with_one(files):
     done = run(files / "a.safetensors", "--like", files / "few.msgpack")
     assert done.exit_code == 1

@@ -73,6 +73,10 @@ def test_a_list_is_not_replaced_unless_it_is_said(call, tmp_path):
     call(*make)
     assert_refused(call(*make, code=1), DestinationExists, "work.json", "--overwrite")
     call(*make, "--overwrite", "--quiet")
+    weights = (tmp_path / "source.safetensors").read_bytes()
+    done = call(*make[:-1], "source.safetensors", "--overwrite", code=1)
+    assert_refused(done, DestinationExists, "source.safetensors", "not a work list")
+    assert (tmp_path / "source.safetensors").read_bytes() == weights
 
 
 def test_a_part_that_is_not_there_and_an_edited_list(call, tmp_path):

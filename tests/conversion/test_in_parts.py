@@ -17,6 +17,7 @@ from bridge_core import (
     LayerKind,
     MalformedFile,
     Rule,
+    ShardError,
     SourceNotFound,
     UsageError,
     convert,
@@ -163,6 +164,25 @@ def test_finishing_before_all_parts_ran_names_the_parts(tmp_path):
     with refused(ConversionError, "4 of 6 files", hint="--part 1"):
         finish_work(work)
     assert not (tmp_path / "out" / "flax_model.msgpack.index.json").exists()
+
+
+def test_opening_what_is_not_finished_says_how_to_finish(tmp_path):
+    work = list_of(tmp_path, 3)
+    folder = tmp_path / "out"
+    run_part(work, 2)
+    names = sorted(contents(folder))
+    finish = ("resume=True (--resume)", "ckptbridge work finish FILE")
+    with refused(ShardError, folder, "2 shards without an index", "not finished", hint=finish):
+        open_state(folder)
+    with refused(ShardError, folder / names[0], hint=finish):
+        convert(folder / names[0], tmp_path / "none", to="torch")
+    for name in names:
+        (folder / name).unlink()
+    with refused(MalformedFile, folder, "not finished", hint=finish):
+        open_state(folder)
+    run_all(work)
+    finish_work(work)
+    open_state(folder).close()
 
 
 def test_finishing_and_running_again_change_nothing(tmp_path):

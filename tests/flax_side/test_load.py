@@ -93,6 +93,26 @@ def test_an_abstract_module_becomes_a_module(path):
     assert np.allclose(model.fc(inputs), inputs @ values["kernel"] + values["bias"], atol=1e-5)
 
 
+@pytest.mark.parametrize("source", ["weights", "a train state"])
+def test_of_a_train_state_only_the_weights_are_loaded(path, source):
+    optax = pytest.importorskip("optax")
+    from flax.training.train_state import TrainState
+
+    optimizer = optax.adam(1e-3)
+    params = like()
+    abstract = TrainState(7, None, params, optimizer, jax.eval_shape(optimizer.init, params))
+    if source == "a train state":
+        weights = bridge_flax.load(path, like=params)
+        path = path.with_name("state.msgpack")
+        bridge_flax.save(TrainState(3, None, weights, optimizer, optimizer.init(weights)), path)
+    state = bridge_flax.load(path, like=abstract)
+    assert jax.tree.all(jax.tree.map(lambda leaf: isinstance(leaf, jax.Array), state.params))
+    assert state.step == 7
+    assert state.opt_state == abstract.opt_state
+    state = state.replace(opt_state=optimizer.init(state.params))
+    assert state.apply_gradients(grads=state.params).step == 8
+
+
 def test_a_template_becomes_a_module(path):
     model = bridge_flax.load(path, like=bridge_flax.template(Model))
     check({"kernel": model.fc.kernel[...]}, {"kernel": expected(path)["kernel"]})

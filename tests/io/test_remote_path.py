@@ -18,6 +18,7 @@ from bridge_core.errors import (
     RemoteFailure,
     SourceIsFolder,
     SourceNotFound,
+    SystemFailure,
     UnsafeFile,
 )
 from bridge_core.io import (
@@ -25,9 +26,11 @@ from bridge_core.io import (
     SourceFolder,
     control_file,
     exists_beside,
+    files_in,
     folder_at,
     is_location,
     names_beside,
+    names_in,
     open_listed,
     open_location,
     shown_path,
@@ -72,8 +75,18 @@ def test_what_a_path_and_a_remote_path_answer_is_the_same(system, tmp_path):
                 assert one.read_bytes() == other.read_bytes()
                 assert one.read_text() == other.read_text()
                 assert size_of(one) == size_of(other)
-    ours = sorted(entry.name for entry in system.path("m").iterdir())
-    assert ours == sorted(entry.name for entry in (tmp_path / "host/m").iterdir())
+    names = ["config.json", "inner", "model.bin", "model.bin.aria2", "other.bin.part"]
+    for folder in (tmp_path / "host/m", system.path("m")):
+        assert names_in(folder) == names
+        assert files_in(folder) == [name for name in names if name != "inner"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(system, tmp_path):
+    with refused(SystemFailure, str(tmp_path / "none"), "listing the folder failed"):
+        files_in(tmp_path / "none")
+    system.fail(AccessDenied("the server answered 403."), methods=["entries"])
+    with refused(AccessDenied, "403"):
+        files_in(system.path("m"))
 
 
 def test_parents_end_at_the_root(system):
@@ -151,7 +164,7 @@ def test_a_server_that_lists_nothing(system):
     assert folder.listed_names() == ()
     assert names_beside(folder / "model.bin") == []
     with refused(NeedsLocalPath, "mem://host/m", hint="index"):
-        list(folder.iterdir())
+        files_in(folder)
     with refused(NeedsLocalPath, "mem://host/m"):
         _ = folder_at(folder).files
 

@@ -17,6 +17,7 @@ from bridge_core import (
     MismatchError,
     ShardError,
     TruncatedFile,
+    UnsafeFile,
     UnsupportedFeature,
     UsageError,
     convert,
@@ -346,6 +347,12 @@ REFUSED = {
         "",
         ShardError,
         *("model.safetensors", INDEX, "1 of", "2"),
+    ),
+    "a file and an index that leads out of the folder": (
+        {"model.safetensors": "a", INDEX: index("../other.safetensors")},
+        "",
+        UnsafeFile,
+        *(INDEX, "../other.safetensors"),
     ),
     "a save beside shards": (
         {"model.safetensors": "a", ONE: "b", TWO: "c"},

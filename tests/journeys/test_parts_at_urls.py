@@ -9,6 +9,7 @@ from bridge_core import (
     BridgeError,
     DestinationExists,
     IntegrityError,
+    ShardError,
     SourceNotFound,
     convert,
     default_registry,
@@ -45,6 +46,12 @@ def made(store, registry, source="source.safetensors", **options):
 def written(store):
     start = "bucket/out/"
     return {name.removeprefix(start): data for name, data in store.files.items() if name.startswith(start)}
+
+
+def test_opening_what_is_not_finished_says_how_to_finish(store, registry):
+    run_part(made(store, registry), 1, registry=registry)
+    with refused(ShardError, OUT, "not finished", hint="ckptbridge work finish FILE"):
+        open_state(OUT, registry=registry)
 
 
 @pytest.mark.parametrize("source", ["source.safetensors", "shards"])

@@ -146,8 +146,9 @@ ENTRIES = (
     ),
     Entry(
         "LossyCastError",
-        "Values would change, and nobody asked for that. No code of ckptbridge raises it: a rule that would round "
-        "is a `RuleError`, and `dtype=` asks for the cast. Plugins may raise it.",
+        "Values would change, and nobody asked for that. `ckptbridge_transformers.compat` raises it, as "
+        "`LossyLoad`, for a torch model whose dtypes do not hold the weights. In a conversion a rule that would "
+        "round is a `PlanError`, and `dtype=` asks for the cast.",
         "Convert with a dtype that holds the values.",
     ),
     Entry(

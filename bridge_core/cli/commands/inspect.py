@@ -139,8 +139,8 @@ def _files(
 ) -> Mapping[Key, str]:
     """Return the name of the file that holds each tensor; a tied key is where its canonical key is."""
     from bridge_core.checkpoint import is_set_of_shards
-    from bridge_core.formats import FolderFormat
-    from bridge_core.io import open_location, parse_json
+    from bridge_core.formats import FolderFormat, read_shard_index
+    from bridge_core.io import open_location
     from bridge_core.state import Ties, join_key
 
     if isinstance(used, FolderFormat):
@@ -148,7 +148,7 @@ def _files(
     with open_location(path) as file:
         if not is_set_of_shards(file, registry):
             return dict.fromkeys(state, path.name)
-        shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}
+        shards = read_shard_index(file).weight_map
     usual = used.names.separator if used.names else "."
     separator = state.metadata.provenance.get("separator", usual)
     files: dict[Key, str] = {}

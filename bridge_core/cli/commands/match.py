@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge_core.cli.completion import a_file, a_layout
-from bridge_core.cli.html_file import require_local
 from bridge_core.cli.options import (
     entry_option,
     examples,
@@ -18,6 +16,7 @@ from bridge_core.cli.options import (
     step_option,
     takes_registry,
 )
+from bridge_core.cli.output_files import RULES, check_output, write_output
 from bridge_core.cli.terminal import aside, complain, print_json, say
 
 if TYPE_CHECKING:
@@ -78,11 +77,11 @@ def match(src: str | None, output: str | None, overwrite: bool, as_json: bool, *
     from bridge_core.proof import match as match_checkpoints
 
     if output is not None:
-        require_local(output, "-o")
+        check_output(output, RULES, "rules.toml", overwrite=overwrite)
     with aside():
         matching = match_checkpoints(src, **asked)
         if output is not None:
-            _write(output, matching.rules_text, overwrite=overwrite)
+            write_output(output, matching.rules_text, overwrite=overwrite)
     if as_json:
         print_json(matching.to_json())
     elif output is None:
@@ -90,13 +89,6 @@ def match(src: str | None, output: str | None, overwrite: bool, as_json: bool, *
     for line in () if as_json else _summary(matching):
         complain(line)
     return 0 if matching.complete else 1
-
-
-def _write(name: str, text: str, *, overwrite: bool) -> None:
-    from bridge_core.io import replacing_file
-
-    with replacing_file(Path(name), overwrite=overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _summary(matching: Matching) -> Iterator[str]:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from bridge_core.cli.completion import a_file
-from bridge_core.cli.html_file import check_page, page_title, write_page
 from bridge_core.cli.options import examples, json_option, takes_registry, target_options
+from bridge_core.cli.output_files import PAGE, check_output, page_title, write_output
 from bridge_core.cli.report import exactness
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -46,11 +46,11 @@ def plan(src: str, html_file: str | None, overwrite: bool, as_json: bool, **aske
     from bridge_core.errors import BridgeError
 
     if html_file is not None:
-        check_page(html_file, "plan.html", overwrite=overwrite)
+        check_output(html_file, PAGE, "plan.html", overwrite=overwrite)
     with aside():
         planned = plan_conversion(src, check=False, **asked)
     if html_file is not None:
-        write_page(html_file, planned.html(page_title(src)), overwrite=overwrite)
+        write_output(html_file, planned.html(page_title(src)), overwrite=overwrite)
     if as_json:
         print_json(planned.to_json())
     else:

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.html_file import check_page, write_page
 from bridge_core.cli.options import (
     a_pattern,
     entry_option,
@@ -16,6 +15,7 @@ from bridge_core.cli.options import (
     step_option,
     takes_registry,
 )
+from bridge_core.cli.output_files import PAGE, check_output, write_output
 from bridge_core.cli.terminal import aside, print_json, say
 
 __all__ = ["prove"]
@@ -113,11 +113,11 @@ def prove(no_run: bool, html_file: str | None, as_json: bool, **asked: Any) -> i
     from bridge_core.proof import prove as run
 
     if html_file is not None:
-        check_page(html_file, "proof.html", overwrite=True)
+        check_output(html_file, PAGE, "proof.html", overwrite=True)
     with aside(), stages(shown=not as_json) as tell:
         proof = run(run=not no_run, progress=tell, **asked)
     if html_file is not None:
-        write_page(html_file, proof.html(), overwrite=True)
+        write_output(html_file, proof.html(), overwrite=True)
     if as_json:
         print_json(proof.to_json())
     else:

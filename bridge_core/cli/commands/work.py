@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge_core.cli.completion import a_file
-from bridge_core.cli.html_file import require_local
 from bridge_core.cli.options import dtype_option, examples, json_option, takes_registry, target_options
+from bridge_core.cli.output_files import WORK_LIST, check_output, write_output
 from bridge_core.cli.report import convert_lines
 from bridge_core.cli.terminal import aside, print_json, say
 from bridge_core.cli.writing_options import format_option, max_ram_option, shard_size_option, workers_option
@@ -81,13 +80,11 @@ def make(
     No tensor is read, and DST is not written. Without --max-shard-size the shards have at most 5 GB.
     """
     from bridge_core.conversion import make_work
-    from bridge_core.io import replacing_file
 
-    require_local(output, "-o")
+    check_output(output, WORK_LIST, "work.json", overwrite=overwrite)
     with aside():
         work_list = make_work(src, dst, parts=parts, **asked)
-        with replacing_file(Path(output), overwrite=overwrite) as temporary:
-            temporary.write_text(work_list.to_text(), encoding="utf-8", newline="\n")
+        write_output(output, work_list.to_text(), overwrite=overwrite)
     if as_json:
         print_json(work_list.to_json())
     elif not quiet:

@@ -27,7 +27,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 def final_url(url: str, headers: dict[str, str]) -> str:
-    """Return the URL that redirects lead to; the URL itself where there are none, or it is refused.
+    """Return the URL that redirects lead to; the URL itself without any, or if refused.
 
     Args:
         url: A URL without a user.
@@ -82,7 +82,7 @@ def _cause_of(error: BaseException) -> tuple[str, bool]:
     """Return why a server was not reached, and whether it may be reached later."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
-        return "there is no host of this name", False
+        return "the host does not exist", False
     if isinstance(reason, ssl.SSLCertVerificationError):
         return "its certificate is not trusted", False
     if isinstance(reason, ssl.SSLError):

@@ -25,7 +25,7 @@ class Remembered(Generic[V]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """Return the value of a key, made where there is none.
+        """Return the value of a key, which is made if it is new.
 
         Of two threads that make one at the same time, both get that of the first.
 

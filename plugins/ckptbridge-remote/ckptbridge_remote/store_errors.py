@@ -41,7 +41,7 @@ _CODES = {
 """Codes in a server's answer -> what they mean."""
 _CAUSES = (
     (r"dns error[\s\S]*Temporary failure", "the name of the host cannot be looked up now", True),
-    (r"dns error", "there is no host of this name", False),
+    (r"dns error", "the host does not exist", False),
     (r"InvalidCertificate|invalid peer certificate|UnknownIssuer", "its certificate is not trusted", False),
     (
         r"Connect,[\s\S]*(InvalidMessage|InvalidContentType|AlertReceived)",
@@ -65,8 +65,8 @@ class Advice:
     """What users of a kind of store can do.
 
     Args:
-        credentials: The hint where there are none, or others are needed.
-        region: The hint where the region is wrong; None where there are no regions.
+        credentials: The hint where credentials are missing, or others are needed.
+        region: The hint where the region is wrong; None for a store without regions.
         endpoints: Variables of the environment that name the server.
     """
 

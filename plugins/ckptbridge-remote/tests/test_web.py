@@ -344,8 +344,8 @@ sending request\n\nDebug source:\nGeneric { inner: Http( HttpError { kind: Conne
 @pytest.mark.parametrize(
     ("text", "named", "is_temporary"),
     [
-        ('"dns error", error: "Name or service not known"', "no host of this name", False),
-        ('"dns error", error: "nodename nor servname provided, or not known"', "no host of this name", False),
+        ('"dns error", error: "Name or service not known"', "host does not exist", False),
+        ('"dns error", error: "nodename nor servname provided, or not known"', "host does not exist", False),
         ('"dns error", error: "Temporary failure in name resolution"', "looked up now", True),
         ("InvalidCertificate(UnknownIssuer)", "certificate", False),
         ("ConnectError( code: 104, ConnectionReset", "connection broke", True),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import PurePath
 
 from bridge_core.errors import AccessDenied, NeedsLocalPath
-from bridge_core.io import Location, exists_beside
+from bridge_core.io import Location, exists_beside, names_in
 
 __all__ = ["files_beside"]
 
@@ -24,10 +23,10 @@ def files_beside(folder: Location) -> tuple[str, ...]:
     server does not list, it is the config only.
     """
     try:
-        entries: Iterable[Location] = list(folder.iterdir())
+        names = names_in(folder)
     except (AccessDenied, NeedsLocalPath):
         return ("config.json",) if exists_beside(folder / "config.json") else ()
-    return tuple(sorted(entry.name for entry in entries if _belongs(entry.name) and entry.is_file()))
+    return tuple(name for name in names if _belongs(name) and (folder / name).is_file())
 
 
 def _belongs(name: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core import BridgeError, UsageError, default_registry, open_state, save_state
+from bridge_core.io import files_in, names_in
 from ckptbridge_transformers.compat.errors import as_before
 from ckptbridge_transformers.compat.pretrained import resolved_token
 
@@ -94,7 +95,7 @@ def _save_weights(params: Any, folder: Path, format: str, limit: int | str) -> N
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
         scratch = Path(name)
         save_state(state, scratch, format=format, max_shard_size=limit, overwrite=True)
-        written = sorted((file.name for file in scratch.iterdir()), key=lambda file: file.endswith(".json"))
+        written = sorted(names_in(scratch), key=lambda name: name.endswith(".json"))
         stale = [file for file in _flax_files(folder, format) if file not in written]
         for old in folder.iterdir():
             if old.name.endswith(".index.json") and _FAMILIES[format].fullmatch(old.name):
@@ -107,7 +108,7 @@ def _save_weights(params: Any, folder: Path, format: str, limit: int | str) -> N
 
 def _flax_files(folder: Path, format: str) -> list[str]:
     """Return the files of weights that a save in this format supersedes."""
-    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    names = files_in(folder)
     msgpack = [name for name in names if _FAMILIES["msgpack"].fullmatch(name)]
     safe = [name for name in names if _FAMILIES["safetensors"].fullmatch(name)]
     if format == "safetensors":
