@@ -210,9 +210,10 @@ def chain_tensors(
     """
     current = tuple(tensors)
     for op in chain:
-        if isinstance(op, Parallel):
+        # Of an abstract class, isinstance takes longer than all the rest here.
+        if type(op) is Parallel:
             current = tuple(t for run, lane in op.runs(current) for t in chain_tensors(run, lane, known))
-        elif isinstance(op, Reorder | Select):
+        elif type(op) is Reorder or type(op) is Select:
             op.spec(tuple(tensor.spec for tensor in current))
             current = tuple(current[i] for i in op.indices)
         else:
@@ -222,7 +223,7 @@ def chain_tensors(
                 specs = op.spec(given)
                 if known is not None:
                     known[op, given] = specs
-            current = tuple(OpTensor(op, current, i, spec) for i, spec in enumerate(specs))
+            current = tuple([OpTensor(op, current, i, spec) for i, spec in enumerate(specs)])
     return current
 
 

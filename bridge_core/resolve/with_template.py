@@ -94,7 +94,8 @@ class WithTemplate(PlanBuilder):
         form = (
             "variables" if collections.present else like.metadata.tree_form.get(self.framework.name, "params")
         )
-        self.filled = {key: self.filled[key] for key in like if key in self.filled}
+        filled = self.filled
+        self.filled = {key: step for key in like if (step := filled.get(key)) is not None}
         order = {key: i for i, key in enumerate(like)} if self.shared else {}
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
         plan = self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
