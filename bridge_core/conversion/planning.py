@@ -35,10 +35,6 @@ def _gc_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            if not gc.get_freeze_count():
-                # Together they make all objects old ones, at which the next search would look at once.
-                gc.freeze()
-                gc.unfreeze()
             gc.enable()
 
 
