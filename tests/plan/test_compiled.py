@@ -254,13 +254,6 @@ def test_64_bits_that_were_switched_off_after_compiling_are_refused():
         wide({"a": np.ones((2, 3))})
 
 
-def test_torch_takes_lazily_negated_tensors():
-    negated = torch.full((2, 3), 1 + 2j).conj().imag
-    assert negated.is_neg()
-    found = transposing(Cast("float32", "bfloat16")).to_torch()({"a": negated})["c.d"]
-    assert torch.equal(found, torch.full((2, 3), -2, dtype=torch.bfloat16))
-
-
 @pytest.mark.parametrize("op", [Offset(1.0), Unpad(1, 3, 2), Offset(1.0, rounding=True)])
 def test_checks_are_refused_by_name_unless_skipped(op):
     plan = transposing(op)
@@ -326,14 +319,6 @@ def test_plan_with_problems_is_refused():
     plan = transposing(problems=type(transposing().problems)(missing=(B,)))
     with pytest.raises(Exception, match="b"):
         compile_plan(plan, array_ops_of("torch"))
-
-
-def test_torch_takes_any_strides_and_changes_nothing():
-    tensor = torch.arange(12.0).reshape(3, 4)[:, ::2].T
-    before = tensor.clone()
-    found = transposing().to_torch()({"a": tensor})["c.d"]
-    assert torch.equal(found, before.T)
-    assert torch.equal(tensor, before)
 
 
 def test_torch_stays_on_its_device():
