@@ -124,6 +124,15 @@ def test_sources_by_key_by_name_or_nested(form):
     assert_same_bits(np.asarray(plan.to_jax()(form(array))["a"]), np.asarray(array).T)
 
 
+def test_parts_of_names_may_contain_dots():
+    tree = {"params": {"a.b": {"table": jnp.ones((2, 3))}, "a": {"c": jnp.zeros(3)}}}
+    plan = plan_conversion(tree, to="neutral", accept_guesses=True)
+    compiled = plan.to_jax()
+    for arrays in (tree, {key: np.ones(s.shape, s.dtype) for key, s in plan.specs.items()}):
+        assert set(compiled(arrays)) == {"a.b.table", "a.c"}
+    assert_same_bits(np.asarray(compiled(tree)["a.b.table"]), np.ones((2, 3), F32))
+
+
 def test_results_unflatten_into_a_tree():
     tree = unflatten_dict(transposing().to_jax()({"a": np.ones((2, 3), F32)}), sep=".")
     assert tree["c"]["d"].shape == (3, 2)
