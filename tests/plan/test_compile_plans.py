@@ -17,6 +17,8 @@ from bridge_core.ops import Cast, Permute
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.counts  # what the plugin of these tests counts, not that of the run
+
 
 def test_the_plans_of_a_sample_of_tests_are_compared():
     options = ["-q", "-n0", "-p", "no:cacheprovider", "--compile-plans", "tests/plan/test_plan.py"]
