@@ -24,8 +24,20 @@ ROOM_FOR_COMPILED = 64 << 20
 """Bytes of compiled functions that are kept; random shapes add some in every run."""
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--compile-plans",
+        action="store_true",
+        help="compile each plan that a test applies for torch and JAX, and compare the bits",
+    )
+
+
 def pytest_configure(config):
     """Keep what XLA compiles: workers and later runs need the same small functions again and again."""
+    if config.getoption("compile_plans"):
+        from support.compiled_plans import CompiledPlans
+
+        config.pluginmanager.register(CompiledPlans(), "compiled-plans")
     if not hasattr(config, "cache"):  # -p no:cacheprovider
         return
     folder = config.cache.mkdir("jax")

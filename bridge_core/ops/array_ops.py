@@ -105,6 +105,8 @@ class ArrayOps(Protocol):
     def add(self, first: Any, second: Any) -> Any:
         """Return the sum of two arrays of one shape and floating-point dtype.
 
+        Where both elements are NaNs, numpy itself takes the bits of either, by their place in the array.
+
         Raises:
             UnsupportedFeature: The framework's sum gives other bits for some values.
         """

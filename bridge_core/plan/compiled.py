@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,7 +59,7 @@ class CompiledPlan:
             UsageError: A value is not an array of the framework, or arrays have shardings that do not fit.
             UnsupportedFeature: JAX has no arrays of 64 bits any more, since they were switched off.
         """
-        given = self._checked(dict(self._flat(arrays)))
+        given = self._checked({self._key_of(key): array for key, array in self._flat(arrays)})
         ops = self._array_ops.near(tuple(given.values()))
         outputs_of: dict[tuple[Any, ...], Any] = {}
         results: dict[str, Any] = {}
@@ -101,6 +102,18 @@ class CompiledPlan:
                 )
         return {key: self._named(key, self._array_ops.taken, array) for key, array in needed.items()}
 
+    @functools.cached_property
+    def _keys(self) -> dict[str, Key]:
+        """Key of the plan by its name joined with dots."""
+        return {join_key(key): key for key in (*self.ignored, *self.sources)}
+
+    def _key_of(self, key: Key) -> Key:
+        """Return the plan's key that a caller's key is, or has the name of: parts may contain dots."""
+        if key in self.sources or key in self.ignored:
+            return key
+        name = join_key(key)
+        return self._keys.get(name) or as_key(name)
+
     def _is_left_out(self, key: Key) -> bool:
         return any(key[:depth] in self._branches for depth in range(1, len(key) + 1))
 
@@ -109,7 +122,8 @@ class CompiledPlan:
         value = self._array_ops.opened(value)
         if isinstance(value, Mapping):
             for name, child in value.items():
-                yield from self._flat(child, (*path, *as_key(name)))
+                parts = (name,) if isinstance(name, str) else as_key(name)
+                yield from self._flat(child, (*path, *parts))
         elif path:
             yield path, value
         else:

@@ -203,7 +203,7 @@ def bridge_frameworks() -> Iterable[Framework]:
     and `TrainStates` for its names; `RunsModels` (``runs``, ``example_inputs``, ``model_weights``,
     ``run_model``) to call models and show what modules compute; `ReadsSettings` (``model_settings``) to
     read settings without a call; `ComputesPlans` (``array_ops``) to compile plans. What needs a missing
-    method is refused with its name. `bridge_core.testing.ModelRunContract` tests running and settings.
+    method is refused with its name. `ModelRunContract` and `ArrayOpsContract` test running and primitives.
     '''
 
 

@@ -18,6 +18,8 @@ except ImportError as err:
     ) from err
 
 pytest.register_assert_rewrite(
+    "bridge_core.testing.array_ops",
+    "bridge_core.testing.array_ops_harness",
     "bridge_core.testing.comparison",
     "bridge_core.testing.file_system_entries",
     "bridge_core.testing.file_system_errors",
@@ -51,7 +53,8 @@ pytest.register_assert_rewrite(
     "bridge_core.testing.values",
 )
 
-from bridge_core.testing.file_systems import FileSystemContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.array_ops import ArrayOpsContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.file_systems import FileSystemContract  # noqa: E402 - as above
 from bridge_core.testing.folders import FolderFormatContract  # noqa: E402 - as above
 from bridge_core.testing.formats import FormatContract  # noqa: E402 - as above
 from bridge_core.testing.frameworks import FrameworkContract  # noqa: E402 - as above
@@ -71,6 +74,7 @@ from bridge_core.testing.strategies import (  # noqa: E402 - as above
 )
 
 __all__ = [
+    "ArrayOpsContract",
     "arrays",
     "bit_patterns",
     "FileSystemContract",

@@ -109,7 +109,9 @@ class JaxOps:
         _require(value.dtype, way_out="leave the tensor out of the template (like=)")
         if not _as_integers(value.dtype):
             return jnp.full(shape, value, value.dtype)
-        return from_bits(jnp.full(shape, value.view(f"u{value.dtype.itemsize}")), value.dtype)
+        bits = jnp.full(shape, value.view(f"u{value.dtype.itemsize}"))
+        # Else XLA may make the narrow number first, and repeat it by way of a wider one.
+        return from_bits(lax.optimization_barrier(bits), value.dtype)
 
     def constant(self, values: Array) -> Any:
         """Return the values of a numpy array."""

@@ -326,6 +326,7 @@ class Counted:
         monkeypatch.setattr(SourceFile, "read_runs", counted_runs)
 
 
+@pytest.mark.counts
 @pytest.mark.parametrize("to", ["torch", "flax"])
 @pytest.mark.parametrize("only", ["layers.1", ["layers.1", "layers.1.fc.weight=100", "layers.1.fc.bias=100"]])
 def test_nothing_else_is_read(tmp_path, monkeypatch, to, only):

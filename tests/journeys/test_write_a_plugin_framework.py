@@ -48,3 +48,4 @@ def test_installed_it_is_found_by_itself(tmp_path, monkeypatch):
 def test_its_tests_pass(tmp_path, monkeypatch):
     written_files(PAGE, tmp_path)
     assert run_tests_of(tmp_path, "test_numpy_adapter", monkeypatch) >= 30
+    assert run_tests_of(tmp_path, "test_live_tree_adapter", monkeypatch) >= 15

@@ -57,6 +57,7 @@ def test_ten_thousand_keys_are_planned():
     assert calls_for(2500) / calls_for(625) < 5
 
 
+@pytest.mark.counts
 @pytest.mark.parametrize(("templated", "most"), [(False, 95), (True, 95)])
 def test_each_further_layer_takes_few_calls(templated, most):
     """What layers that are alike have in common is found out once."""

@@ -40,19 +40,20 @@ def live_results(chain, arrays, *, eager=True):
     """How it was computed -> the results, of each framework that does not refuse the chain by name."""
     specs = tuple(TensorSpec(array.shape, array.dtype) for array in arrays)
     results = {}
-    if _compiles(JAX, chain, specs):
+    if compiles(JAX, chain, specs):
         emit = jax.jit(lambda *given: tuple(emit_chain(JAX, chain, given, specs)))
         results["jax, jitted"] = [np.asarray(result) for result in emit(*arrays)]
         if eager:
             given = [jax.numpy.asarray(array) for array in arrays]
             results["jax"] = [np.asarray(result) for result in emit_chain(JAX, chain, given, specs)]
-    if _compiles(TORCH, chain, specs):
+    if compiles(TORCH, chain, specs):
         given = [to_torch(array) for array in arrays]
         results["torch"] = [from_torch(result) for result in emit_chain(TORCH, chain, given, specs)]
     return results
 
 
-def _compiles(array_ops, chain, specs):
+def compiles(array_ops, chain, specs):
+    """Whether the primitives compute a chain, and do not refuse it by name."""
     try:
         array_ops.traced(lambda near, given: emit_chain(near, chain, given, specs), specs)
     except UnsupportedFeature:

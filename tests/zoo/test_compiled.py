@@ -1,4 +1,4 @@
-"""The plans of transformers' models as functions of live arrays: bit-equal to `Plan.apply`, both ways."""
+"""Plans of every family of transformers as functions of live arrays: bit-equal to `Plan.apply`, both ways."""
 
 import jax
 import numpy as np
@@ -12,11 +12,17 @@ from bridge_core import default_registry, plan_conversion
 from ckptbridge_transformers import flax_template
 from ckptbridge_transformers.families import rules_for
 
-every_fast_case = pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name) for case in BUILT if case.fast]
-)
+FAST = [case for case in BUILT if case.fast]
+OTHERS = {case.family: case for case in reversed(BUILT) if case.family not in {fast.family for fast in FAST}}
+"""The first case of each family that has none of the fast ones."""
 
-pytestmark = pytest.mark.slow
+every_family = pytest.mark.parametrize(
+    "case",
+    [
+        *(pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in FAST),
+        *(pytest.param(case, id=case.name, marks=pytest.mark.zoo) for case in OTHERS.values()),
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +49,7 @@ def assert_compiles(plan, state):
             assert_same_bits(arrays[name], array, f"{framework}: {name}")
 
 
-@every_fast_case
+@every_family
 def test_plans_compile_both_ways(case):
     source, model = harness.build_torch(case), harness.build_flax(case)
     rules = rules_for(source.config, type(model).__name__)
