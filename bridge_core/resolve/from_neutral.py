@@ -75,6 +75,7 @@ def plan_from_neutral(
     Raises:
         UsageError: The framework is unknown, or ``to`` is neutral.
         RuleError: A rule does not fit the tensors it takes or makes.
+        KeyConflict: Two keys of a neutral state name one leaf of a layer.
     """
     if to == "neutral":
         raise UsageError(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge_core.axes import Shape
+from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.messages import nearest
 from bridge_core.plugins import Registry, composite_layers, unnamed_parts
@@ -103,6 +104,9 @@ def neutral_layers(
         rules: Rules that fix kinds.
         merged_paths: Path -> composite kind, where the layers below are read as one.
         split_paths: Paths of composite layers that are read as the layers they hold.
+
+    Raises:
+        KeyConflict: Two keys name one leaf of a layer.
     """
     neutral = {t.name: t for t in _neutral_transforms(registry.kinds.values())}
     detector = Detector(neutral.values(), "neutral", rules)
@@ -151,9 +155,15 @@ def _groups(
         group = groups.get(path)
         if group is None:
             groups[path] = Group(path, {leaf: key}, {leaf: spec}, (), False, None, infos.get(path))
-        else:
-            group.keys[leaf] = key
-            group.specs[leaf] = spec
+            continue
+        if leaf in group.keys:
+            raise KeyConflict(
+                f"expected one key for the leaf {leaf!r} of the layer {join_key(path)!r}, got two: "
+                f"{group.keys[leaf]!r} and {key!r}.",
+                hint="Rename one of them, state.rename(...), or leave it out, state.select(...).",
+            )
+        group.keys[leaf] = key
+        group.specs[leaf] = spec
     note_shapes(groups)
     fitted: dict[object, LayerInfo | None] = {}
     for group in groups.values():

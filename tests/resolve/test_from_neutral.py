@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge_core import FlatState, Rule, StateMetadata, as_key, default_registry
+from support.errors import refused
+
+from bridge_core import FlatState, KeyConflict, Rule, StateMetadata, as_key, default_registry
 from bridge_core.resolve import plan_from_neutral
 from bridge_core.state import LayerInfo
 
@@ -37,3 +39,11 @@ def test_a_shape_that_differs_is_told_in_the_axes_of_the_target():
     plan = plan_from_neutral(state, default_registry(), "torch", like=like)
     (pair,) = plan.mismatched
     assert (pair.found.shape, pair.expected.shape) == ((8, 12), (12, 8))
+
+
+def test_two_keys_of_one_leaf_are_refused():
+    state = neutral()
+    other = ("attn", "query.kernel")
+    state = state.replace(tensors={**state.tensors(), other: np.ones((8, 8))}, metadata=state.metadata)
+    with refused(KeyConflict, ("attn", "query", "kernel"), other, hint="state.rename"):
+        plan_from_neutral(state, default_registry(), "flax")
