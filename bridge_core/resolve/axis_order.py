@@ -98,15 +98,16 @@ class AxisOrder:
         if not _channels(self.framework):
             return ()
         widths: dict[Key, Width] = {}
-        width_of_reading: dict[int, Width | None] = {}
+        readings = {id(one.outcome.source): one.outcome.source for one in self.moved.values()}
+        width_of_reading = {key: width_of(reading, self.registry.kinds) for key, reading in readings.items()}
+        roles = {width.role for width in width_of_reading.values() if width is not None}
+        if "map" not in roles and not {"conv", "dense"} <= roles:
+            return ()
         crossing: dict[object, Framework | None] = {}
         maps: list[tuple[MovedLayer, Framework]] = []
         other = None
         for path, one in self.moved.items():
-            reading = one.outcome.source
-            if id(reading) not in width_of_reading:
-                width_of_reading[id(reading)] = width_of(reading, self.registry.kinds)
-            width = width_of_reading[id(reading)]
+            width = width_of_reading[id(one.outcome.source)]
             if width is not None:
                 widths[path] = width
             family = one.layer.family

@@ -72,16 +72,22 @@ class WithTemplate(PlanBuilder):
         self.axis_order.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
         self.axis_order.collections, self.axis_order.has_template = collections, True
         reached: set[Key] = set()
+        targets, groups, detections = sides.match.targets, sides.groups, sides.detections
         for path, layer in sides.layers.items():
-            target_path = sides.match.targets.get(path)
-            if self.refuses(layer):
-                continue
-            if target_path is None:
+            target_path = targets.get(path)
+            if target_path is not None:
+                group, detection = groups[target_path], detections[target_path]
+                reading = self._reading(group, detection)
+                complete = self._complete.get((layer.family, reading.family))
+                if complete is not None:
+                    reached.add(target_path)
+                    self.move_leaves(layer, *complete, group.keys, templated=True)
+                    self.note_info(group.path, layer, *complete, tuple(group.keys))
+                elif not self.refuses(layer):
+                    reached.add(target_path)
+                    self._match_layer(layer, group, detection, reading)
+            elif not self.refuses(layer):
                 self.leave_out(layer, layer.group.keys)
-                continue
-            group, detection = sides.groups[target_path], sides.detections[target_path]
-            reached.add(target_path)
-            self._match_layer(layer, group, detection, self._reading(group, detection))
         if len(reached) < len(sides.groups):
             for path, group in sides.groups.items():
                 if path not in reached:
@@ -143,12 +149,6 @@ class WithTemplate(PlanBuilder):
     def _match_layer(
         self, layer: NeutralLayer, group: Group, detection: Detection, reading: _Reading
     ) -> None:
-        families = (layer.family, reading.family)
-        complete = self._complete.get(families)
-        if complete is not None:
-            self.move_leaves(layer, *complete, group.keys, templated=True)
-            self.note_info(group.path, layer, *complete, tuple(group.keys))
-            return
         lost = self.lost_layout(layer)
         if lost and detection.evidence not in ("rule", "module", "metadata"):
             self.unsupported.update((layer.group.keys[name], lost) for name in layer.leaves)
@@ -194,7 +194,7 @@ class WithTemplate(PlanBuilder):
         ):
             evidence = "module" if detection.evidence == "module" else "template"
         if not (is_guess or outcome.mismatched or outcome.missing or outcome.unexpected or outcome.stored):
-            self._complete[families] = (outcome, evidence)
+            self._complete[layer.family, reading.family] = (outcome, evidence)
         self.move_leaves(layer, outcome, evidence, group.keys, templated=True)
         for source_name, name in outcome.mismatched:
             keys = (layer.group.keys[source_name], group.keys[name])
