@@ -21,6 +21,9 @@ from bridge_core.state import FlatState, Key, check_given
 
 __all__ = ["complete_plan", "joined_plan", "model_is_template"]
 
+_MANY_OBJECTS = 100_000
+"""Objects from which on a search in them takes longer than what avoids it."""
+
 
 @contextlib.contextmanager
 def _gc_paused() -> Iterator[None]:
@@ -35,6 +38,10 @@ def _gc_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if gc.get_count()[0] > _MANY_OBJECTS and not gc.get_freeze_count():
+                # The two together make all objects old; else the next one made would start a search in them.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
