@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from support.errors import refused
 
 from bridge_core import FlatState, KeyConflict, Rule, StateMetadata, as_key, default_registry
