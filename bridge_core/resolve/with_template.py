@@ -61,9 +61,10 @@ class WithTemplate(PlanBuilder):
             collections: The collections of its keys.
         """
         self._collections = collections
-        keys = {name: key for key, name in collections.names(like).items()}
+        by_rules = self.request.ordered.targets
+        keys = {name: key for key, name in collections.names(like).items()} if by_rules else {}
         self.apply_rules(keys.__getitem__)
-        ruled = {keys[name] for name in self.request.ordered.targets}
+        ruled = {keys[name] for name in by_rules}
         rest = like.select(lambda key: key not in ruled) if ruled else like
         sides = Alignment(self.request, self.detector, collections).of(rest)
         self._note_prefix(sides.match.removed, "removed from")
