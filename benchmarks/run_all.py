@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py
 
-takes about 25 minutes and 30 GB of disk on such a machine; --quick takes two minutes, and its figures mean
+takes about 35 minutes and 30 GB of disk on such a machine; --quick takes two minutes, and its figures mean
 little. What an optional package is missing for is left out. Run it on a quiet machine.
 """
 
