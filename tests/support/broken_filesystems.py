@@ -633,7 +633,7 @@ BROKEN = [
     (ShowsUrlsWhenDenied, SECRETS, "(denied)"),
     (UploadsOnePart, UPLOAD, "3000000 bytes"),
     (MovesLocalFiles, UPLOAD, "removed the local file"),
-    (NeedsFolders, UPLOAD, "there is no file"),
+    (NeedsFolders, UPLOAD, "an uploaded file does not exist"),
     (ReplacesNothing, REPLACED, "replace the file"),
     (WritesOver, REPLACED, "not read back"),
     (EmptiesFirst, FAILED, "changed the file that was there"),
