@@ -23,7 +23,7 @@ from bridge_core.testing.format_laziness import LazinessContract
 from bridge_core.testing.format_lifetime import LifetimeContract
 from bridge_core.testing.format_metadata import MetadataContract
 from bridge_core.testing.format_writing import WritingContract
-from bridge_core.testing.harness import builtin_formats, counted_reads, open_files
+from bridge_core.testing.harness import builtin_formats, counted_reads, left_open, open_files
 from bridge_core.testing.strategies import same_bits
 from bridge_core.testing.values import ValuesContract
 from bridge_core.transfer import Budget, FolderWriter
@@ -179,7 +179,7 @@ class FolderFormatContract(
             f"sniff_folder read {counted.nbytes} bytes. Look at names, and at small files."
         )
         assert self.content(path) == before, "sniff_folder changed the folder."
-        left = open_files() - files
+        left = left_open(files)
         assert not left, f"sniff_folder left {sorted(left)} open."
 
     def test_sniffing_raises_nothing(self, path: Path) -> None:

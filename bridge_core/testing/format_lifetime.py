@@ -11,7 +11,7 @@ import pytest
 from bridge_core.errors import BridgeError
 from bridge_core.state import Array, FlatState, Key
 from bridge_core.testing.comparison import difference, snapshot, value_difference
-from bridge_core.testing.harness import FormatHarness, open_files
+from bridge_core.testing.harness import FormatHarness, left_open, open_files
 from bridge_core.testing.strategies import plain_values, same_bits
 
 __all__ = ["LifetimeContract"]
@@ -145,7 +145,7 @@ class LifetimeContract(FormatHarness):
         count = len([opened.read(key) for key in opened])  # dropped: they may be views of a mapped file
         opened.close()
         close_given()  # a test of its own is for the file that the format was given
-        left = open_files() - before
+        left = left_open(before)
         assert not left, (
             f"After the state was closed, {sorted(left)} stayed open ({count} tensors were read). Give "
             "FlatState a close function that closes all that open opened."
@@ -159,7 +159,7 @@ class LifetimeContract(FormatHarness):
         opened, close_given = self.read_and_close(path)
         opened.close()
         close_given()
-        if open_files() - before:
+        if left_open(before):
             pytest.skip("test_no_file_stays_open_after_closing is for this")
         damaged = path.with_name(f"damaged{path.suffix}")
         for name, data in content.items():
@@ -168,7 +168,7 @@ class LifetimeContract(FormatHarness):
             try:
                 opened, close_given = self.read_and_close(damaged)
             except Exception:  # its kind is another test's business
-                left = open_files() - before
+                left = left_open(before)
                 assert not left, (
                     f"{name or 'The file'} was cut off and refused, and {sorted(left)} stayed open. Close "
                     "what open opened before an exception leaves it."

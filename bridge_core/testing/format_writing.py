@@ -28,7 +28,7 @@ from bridge_core.state import (
     as_tensor,
 )
 from bridge_core.testing.comparison import difference, snapshot
-from bridge_core.testing.harness import MB, FormatHarness, open_files
+from bridge_core.testing.harness import MB, FormatHarness, left_open, open_files
 from bridge_core.testing.strategies import plain_values
 
 __all__ = ["WritingContract"]
@@ -222,12 +222,12 @@ class WritingContract(FormatHarness):
         self.write(self.sample(), path)  # what a library opens once and for all
         before = open_files()
         self.write(self._many_and_tied(), path)
-        left = open_files() - before
+        left = left_open(before)
         assert not left, f"After a write, {sorted(left)} stayed open. Open files in a with block."
         try:
             self.write(self._failing(), path)
         except Exception:  # its kind is another test's business
-            left = open_files() - before
+            left = left_open(before)
         assert not left, f"After a write that failed, {sorted(left)} stayed open. Open files in a with block."
 
     def _repeatable(self, path: Path) -> bool:

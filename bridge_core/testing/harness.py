@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ __all__ = [
     "Measured",
     "builtin_formats",
     "counted_reads",
+    "left_open",
     "open_files",
     "read_state",
     "sniffs",
@@ -33,6 +35,9 @@ __all__ = [
 ]
 
 MB = 1 << 20
+
+_TIME_TO_CLOSE = 0.5
+"""Seconds in which a library's own threads, such as those of tensorstore, close their files."""
 
 
 def write_state(
@@ -150,6 +155,17 @@ def open_files() -> set[str]:
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
             files.add(f"{target} (descriptor {entry.name})")
     return files
+
+
+def left_open(before: set[str]) -> set[str]:
+    """Return the files that were opened since and stay open.
+
+    Those of other threads get time to be closed.
+    """
+    deadline = time.monotonic() + _TIME_TO_CLOSE
+    while (left := open_files() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
 
 
 class FormatHarness:
