@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.errors import PlanError, UnsupportedFeature, UsageError, about_tensor
+from bridge_core.errors import KeyConflict, PlanError, UnsupportedFeature, UsageError, about_tensor
 from bridge_core.messages import count, listed
 from bridge_core.ops import ArrayOps, Op, emit_chain
 from bridge_core.plan.step import Step
@@ -59,7 +60,7 @@ class CompiledPlan:
             UsageError: A value is not an array of the framework, or arrays have shardings that do not fit.
             UnsupportedFeature: JAX has no arrays of 64 bits any more, since they were switched off.
         """
-        given = self._checked({self._key_of(key): array for key, array in self._flat(arrays)})
+        given = self._checked(self._by_key(arrays))
         ops = self._array_ops.near(tuple(given.values()))
         outputs_of: dict[tuple[Any, ...], Any] = {}
         results: dict[str, Any] = {}
@@ -102,10 +103,23 @@ class CompiledPlan:
                 )
         return {key: self._named(key, self._array_ops.taken, array) for key, array in needed.items()}
 
+    def _by_key(self, arrays: Mapping[Any, Any]) -> dict[Key, Any]:
+        given: dict[Key, Any] = {}
+        for path, array in self._flat(arrays):
+            key = self._key_of(path)
+            if key in given:
+                raise PlanError(
+                    "expected one array, got two by this name.", key=key, hint="Pass each array once."
+                )
+            given[key] = array
+        return given
+
     @functools.cached_property
     def _keys(self) -> dict[str, Key]:
-        """Key of the plan by its name joined with dots."""
-        return {join_key(key): key for key in (*self.ignored, *self.sources)}
+        """Key of the plan by its name joined with dots, where no other has the name."""
+        names = [(join_key(key), key) for key in (*self.ignored, *self.sources)]
+        times = Counter(name for name, _ in names)
+        return {name: key for name, key in names if times[name] == 1}
 
     def _key_of(self, key: Key) -> Key:
         """Return the plan's key that a caller's key is, or has the name of: parts may contain dots."""
@@ -166,7 +180,7 @@ def compile_plan(plan: Plan, array_ops: ArrayOps, *, skip_checks: bool = False) 
         if identity not in traced:
             traced.add(identity)
             _check_step(step, inputs, tuple(specs[key] for key in step.targets), array_ops, skip_checks)
-    names = {key: join_key(key) for key in specs}
+    names = _target_names(specs)
     return CompiledPlan(
         array_ops.framework,
         sources,
@@ -178,6 +192,24 @@ def compile_plan(plan: Plan, array_ops: ArrayOps, *, skip_checks: bool = False) 
         frozenset(as_key(branch.name) for branch in plan.branches),
         array_ops,
     )
+
+
+def _target_names(keys: Iterable[Key]) -> dict[Key, str]:
+    """Return the name of each target.
+
+    Raises:
+        KeyConflict: Two have one name.
+    """
+    names: dict[Key, str] = {}
+    owners: dict[str, Key] = {}
+    for key in keys:
+        name = names[key] = join_key(key)
+        if owners.setdefault(name, key) != key:
+            raise KeyConflict(
+                f"the target keys {owners[name]!r} and {key!r} have one name, {name!r}.",
+                hint="Rename one of them by a rule, rules=... (--rules FILE).",
+            )
+    return names
 
 
 def _check_step(

@@ -29,12 +29,13 @@ def wrapped_tensors(tensors: Mapping[Any, Any]) -> tuple[dict[Key, Tensor], tupl
             f"expected a FlatState or a mapping from keys to arrays, got {type(tensors).__name__}.",
             hint='Pass a dict such as {"layers.0.weight": array}.',
         )
-    one_of_each = {type(value): value for value in tensors.values()}
-    nested = (kind in (list, tuple) or issubclass(kind, Mapping) for kind in one_of_each)
-    if not any(nested) and _are_keys(tensors):
-        if all(map(is_tensor, one_of_each.values())):
-            return dict(tensors), ()
-        return {key: _as_tensor(key, value) for key, value in tensors.items()}, ()
+    tensors = dict(tensors)  # another mapping may read each value that it gives
+    if _are_keys(tensors):
+        one_of_each = {type(value): value for value in tensors.values()}
+        if not any(kind in (list, tuple) or issubclass(kind, Mapping) for kind in one_of_each):
+            if all(map(is_tensor, one_of_each.values())):
+                return tensors, ()
+            return {key: _as_tensor(key, value) for key, value in tensors.items()}, ()
     from bridge_core.state.nested_names import flatten_mapping
 
     leaves, empty = flatten_mapping(tensors)

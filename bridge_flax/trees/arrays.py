@@ -221,7 +221,7 @@ def sharding_of(like: Any) -> Any:
     mesh that is set now.
 
     Raises:
-        UsageError: It is a `PartitionSpec`, and there is no mesh.
+        UsageError: It is a `PartitionSpec`, which needs a mesh.
     """
     if not isinstance(like, jax.Array | jax.ShapeDtypeStruct):
         return None

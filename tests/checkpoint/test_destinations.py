@@ -120,7 +120,7 @@ def test_temporaries_of_killed_uploads_are_removed(own_temporaries, registry):
     left.mkdir()
     (left / "shard").write_bytes(b"half")
     for path in (left / "shard", left):
-        os.utime(path, (0, 0))  # where there are no locks, the age shows that its process is gone
+        os.utime(path, (0, 0))  # without locks, the age shows that its process is gone
     destination_at("mem://host/out", registry).put("a.bin", text(b"1"))
 
 

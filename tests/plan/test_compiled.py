@@ -22,6 +22,7 @@ from support.live import from_torch, to_torch
 from torch import nn
 
 from bridge_core import (
+    KeyConflict,
     Plan,
     PlanError,
     Step,
@@ -122,6 +123,31 @@ def test_sources_by_key_by_name_or_nested(form):
     plan = plan_of({C: spec(2, 3)}, Step((C,), (A,), (Permute((1, 0)),)))
     array = jnp.arange(6, dtype=jnp.float32).reshape(2, 3)
     assert_same_bits(np.asarray(plan.to_jax()(form(array))["a"]), np.asarray(array).T)
+
+
+def test_targets_of_one_name_are_refused():
+    keys = ("a", "b.c"), ("a.b", "c")
+    plan = plan_of({A: spec(2), B: spec(2)}, Step((A,), (keys[0],)), Step((B,), (keys[1],)))
+    with refused(KeyConflict, *keys, "a.b.c", hint="rules="):
+        plan.to_torch()
+
+
+def test_sources_of_one_name_are_known_by_their_keys():
+    one, other = ("a", "b.c"), ("a.b", "c")
+    function = plan_of(
+        {one: spec(2), other: spec(2)}, Step((one, other), (A,), (Concat(0, (2, 2)),))
+    ).to_torch()
+    ones, zeros = torch.ones(2), torch.zeros(2)
+    for arrays in ({one: ones, other: zeros}, {"a": {"b.c": ones}, "a.b": {"c": zeros}}):
+        assert function(arrays)["a"].tolist() == [1, 1, 0, 0]
+    with refused(PlanError, "a.b.c", hint="plan the conversion"):
+        function({"a.b.c": ones, other: zeros})
+
+
+def test_an_array_that_is_given_twice_is_refused():
+    function = plan_of({C: spec(2)}, Step((C,), (A,))).to_torch()
+    with refused(PlanError, key=C, hint="once"):
+        function({"c.d": torch.ones(2), "c": {"d": torch.zeros(2)}})
 
 
 def test_parts_of_names_may_contain_dots():

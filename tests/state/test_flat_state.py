@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from support.errors import refused
@@ -42,6 +44,25 @@ A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
 def test_a_mapping_may_name_its_tensors_in_every_usual_way(tensors, keys):
     assert list(FlatState(tensors)) == keys
     assert list(as_state(tensors)) == keys
+
+
+@pytest.mark.parametrize("keys", [["a", "b.c"], [("a",), ("b", "c")]])
+def test_a_mapping_that_reads_what_it_gives_is_read_once(keys):
+    reads = []
+
+    class Reading(Mapping):
+        def __getitem__(self, key):
+            reads.append(key)
+            return A
+
+        def __iter__(self):
+            return iter(keys)
+
+        def __len__(self):
+            return len(keys)
+
+    assert len(FlatState(Reading())) == 2
+    assert sorted(reads) == sorted(keys)
 
 
 def test_empty_nodes_are_known():
